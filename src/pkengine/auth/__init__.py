@@ -1,0 +1,1 @@
+"""The authenticators: how two ends of a connection prove who they are."""

@@ -1,0 +1,1 @@
+"""Records, JSON-RPC both ways, and the connections that carry them."""

@@ -1,0 +1,150 @@
+"""The verbs that an agent answers: their names, parameters and results.
+
+Names and keys are those of vdsm where vdsm has the verb; numbers are numbers, with the unit
+in the docstring, where vdsm sends strings.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The parameters of a verb that takes none."""
+
+
+class Capabilities(msgspec.Struct, frozen=True, rename="camel"):
+    """``Host.getCapabilities``: what the host is made of.
+
+    Attributes:
+        uuid: the host's own identity: the machine's, or the agent's where it has none.
+        cpu_speed: in MHz; 0 where it is not known.
+        mem_size: in MiB.
+        selinux: ``enforcing``, ``permissive`` or ``disabled``.
+        kdump_status: ``enabled``, ``disabled`` or ``unknown``.
+        boot_uuid: changes with each boot.
+    """
+
+    uuid: str
+    hostname: str
+    operating_system: OperatingSystem
+    kernel_release: str
+    architecture: str
+    cpu_model: str
+    cpu_sockets: int
+    cpu_cores: int
+    cpu_threads: int
+    cpu_speed: float
+    mem_size: int
+    selinux: str
+    kdump_status: str
+    boot_uuid: str
+    python_version: str
+    software_version: str
+    kernel_args: str = ""
+
+
+class OperatingSystem(msgspec.Struct, frozen=True, rename="camel"):
+    """Which distribution: ``name`` as ``ID`` in os-release, and its version."""
+
+    name: str
+    version: str
+    pretty_name: str = ""
+
+
+class NetworkInterface(msgspec.Struct, frozen=True, rename="camel"):
+    """Counters of one interface, in octets since boot; speed in Mbit/s, 0 if unknown."""
+
+    state: str
+    rx: int
+    tx: int
+    rx_errors: int
+    tx_errors: int
+    speed: int
+    mac: str = ""
+    addresses: list[str] = []
+
+
+class HostStats(msgspec.Struct, frozen=True, rename="camel"):
+    """``Host.getStats``: load now.
+
+    Attributes:
+        cpu_user, cpu_sys, cpu_idle: per cent of all CPUs since the previous call.
+        cpu_load: load average of the last minute.
+        mem_available, mem_free, mem_total, swap_total, swap_free: in MiB.
+        boot_time: seconds since the epoch.
+        elapsed_time: seconds since the agent started.
+        date_time: the host's clock, seconds since the epoch.
+        disk_free: octets free where the agent keeps its state.
+    """
+
+    cpu_user: float
+    cpu_sys: float
+    cpu_idle: float
+    cpu_load: float
+    mem_total: int
+    mem_available: int
+    mem_free: int
+    swap_total: int
+    swap_free: int
+    boot_time: float
+    elapsed_time: float
+    date_time: float
+    disk_free: int
+    network: dict[str, NetworkInterface]
+
+
+class HardwareInfo(msgspec.Struct, frozen=True, rename="camel"):
+    """``Host.getHardwareInfo``: what the firmware says; empty where it says nothing."""
+
+    system_manufacturer: str = ""
+    system_product_name: str = ""
+    system_version: str = ""
+    system_serial_number: str = ""
+    system_uuid: str = msgspec.field(name="systemUUID", default="")
+    system_family: str = ""
+
+
+class AcceptedKey(msgspec.Struct, frozen=True, rename="camel"):
+    """One key that the agent accepts; ``expires`` is RFC 3339 or None."""
+
+    pin: str
+    name: str
+    mechanism: str = "pin"
+    expires: str | None = None
+    comment: str = ""
+
+
+class AddKey(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """The parameters of ``Keys.add``."""
+
+    pin: str
+    name: str
+    expires: str | None = None
+    comment: str = ""
+
+
+class RemoveKey(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """The parameters of ``Keys.remove``."""
+
+    pin: str
+
+
+class AgentVersion(msgspec.Struct, frozen=True, rename="camel"):
+    """``Agent.getVersion``; ``bundle`` is the hash of the installed version, or empty."""
+
+    version: str
+    python_version: str
+    bundle: str
+    started: float
+    pid: int
+
+
+PING = "Host.ping2"
+GET_CAPABILITIES = "Host.getCapabilities"
+GET_STATS = "Host.getStats"
+GET_HARDWARE_INFO = "Host.getHardwareInfo"
+KEYS_LIST = "Keys.list"
+KEYS_ADD = "Keys.add"
+KEYS_REMOVE = "Keys.remove"
+GET_VERSION = "Agent.getVersion"

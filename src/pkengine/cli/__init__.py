@@ -1,0 +1,1 @@
+"""The commands pkengine and pkagent."""

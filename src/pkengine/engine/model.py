@@ -1,0 +1,234 @@
+"""What the engine knows: hosts, clusters, events and jobs, and what may be asked of them.
+
+These values travel between the store, the life cycle of hosts and the REST API.  The names
+and meanings are those of the oVirt 4 model.
+"""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import uuid
+from dataclasses import dataclass, field
+
+from pkengine.channel.verbs import Capabilities, HardwareInfo
+from pkengine.keys import Pin, Secret, SshFingerprint, SshPublicKey
+
+#: Where agents listen when nothing else is said; vdsm's port.
+DEFAULT_AGENT_PORT = 54321
+DEFAULT_SSH_PORT = 22
+DEFAULT_SSH_USER = "root"
+
+
+class HostStatus(enum.Enum):
+    """The states of a host (oVirt's HostStatus) that this engine uses."""
+
+    INSTALLING = "installing"
+    INSTALL_FAILED = "install_failed"
+    INITIALIZING = "initializing"
+    UNASSIGNED = "unassigned"
+    UP = "up"
+    CONNECTING = "connecting"
+    NON_RESPONSIVE = "non_responsive"
+    NON_OPERATIONAL = "non_operational"
+    PREPARING_FOR_MAINTENANCE = "preparing_for_maintenance"
+    MAINTENANCE = "maintenance"
+    REBOOT = "reboot"
+    PENDING_APPROVAL = "pending_approval"
+    DOWN = "down"
+    ERROR = "error"
+
+
+class HostKeySource(enum.Enum):
+    """How a host's SSH key came to be trusted."""
+
+    GIVEN_FINGERPRINT = "given_fingerprint"
+    GIVEN_KEY = "given_key"
+    STORED = "stored"
+    FIRST_USE = "first_use"
+
+
+class SshAuthenticationMethod(enum.Enum):
+    """How the engine logs in to a host."""
+
+    PASSWORD = "password"  # noqa: S105 - the name of a method
+    PUBLIC_KEY = "publickey"
+
+
+class Severity(enum.Enum):
+    """How much an event matters (oVirt's LogSeverity)."""
+
+    NORMAL = "normal"
+    WARNING = "warning"
+    ERROR = "error"
+    ALERT = "alert"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """A group of hosts."""
+
+    id: uuid.UUID
+    name: str
+    description: str = ""
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSsh:
+    """How a host is reached by SSH, and its key.
+
+    Attributes:
+        fingerprint: the one that an administrator gave, else that of `public_key`.
+        public_key: the host key that was judged and kept, or None before the first login.
+        key_source: how that key came to be trusted.
+    """
+
+    port: int = DEFAULT_SSH_PORT
+    user: str = DEFAULT_SSH_USER
+    fingerprint: SshFingerprint | None = None
+    public_key: SshPublicKey | None = None
+    key_source: HostKeySource | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """One managed host.
+
+    Attributes:
+        port: where its agent listens.
+        status_detail: why it is in that status, where there is a reason to give.
+        pins: the keys of its agent that are trusted; empty until a deployment was whole.
+        capabilities, hardware: what the agent said last, or None before the first time.
+        agent_version: the version that the agent gave last, or empty.
+        reinstallation_required: a change waits for the next install.
+    """
+
+    id: uuid.UUID
+    name: str
+    address: str
+    cluster_id: uuid.UUID
+    status: HostStatus
+    port: int = DEFAULT_AGENT_PORT
+    comment: str = ""
+    description: str = ""
+    status_detail: str = ""
+    ssh: HostSsh = field(default_factory=HostSsh)
+    pins: tuple[Pin, ...] = ()
+    mechanism: str = "pin"
+    capabilities: Capabilities | None = None
+    hardware: HardwareInfo | None = None
+    agent_version: str = ""
+    reinstallation_required: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SshLogin:
+    """What a request says about logging in to a host; what is None is left as stored.
+
+    Attributes:
+        authentication_method: None means a password where one is given, else the key.
+        password: used for this request only and stored nowhere.
+    """
+
+    port: int | None = None
+    user: str | None = None
+    authentication_method: SshAuthenticationMethod | None = None
+    password: Secret | None = None
+    fingerprint: SshFingerprint | None = None
+    public_key: SshPublicKey | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewHost:
+    """A request to add a host."""
+
+    name: str
+    address: str
+    port: int = DEFAULT_AGENT_PORT
+    comment: str = ""
+    description: str = ""
+    cluster_id: uuid.UUID | None = None
+    ssh: SshLogin = field(default_factory=SshLogin)
+    activate: bool = True
+    reboot: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostChange:
+    """A request to change a host; what is None stays as it is."""
+
+    name: str | None = None
+    address: str | None = None
+    port: int | None = None
+    comment: str | None = None
+    description: str | None = None
+    cluster_id: uuid.UUID | None = None
+    ssh: SshLogin = field(default_factory=SshLogin)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Who asks, for the audit of what follows.
+
+    Attributes:
+        user: such as ``admin@internal``; empty where the engine itself acts.
+        address: from where.
+        correlation_id: what the caller gave, or one made for the request.
+    """
+
+    user: str = ""
+    address: str = ""
+    correlation_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One line of the event log; `id` counts up and has no gap that a reader must know."""
+
+    id: int
+    code: int
+    severity: Severity
+    time: datetime.datetime
+    description: str
+    host_id: uuid.UUID | None = None
+    host_name: str = ""
+    cluster_id: uuid.UUID | None = None
+    user: str = ""
+    correlation_id: str = ""
+
+
+class StepStatus(enum.Enum):
+    """How far a job or one of its steps is (oVirt's JobStatus)."""
+
+    STARTED = "started"
+    FINISHED = "finished"
+    FAILED = "failed"
+    ABORTED = "aborted"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One named step of a job, with its progress in per cent where that can be told."""
+
+    name: str
+    description: str
+    status: StepStatus
+    progress: int | None = None
+    started: datetime.datetime | None = None
+    ended: datetime.datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A long operation that a request began, such as a deployment."""
+
+    id: uuid.UUID
+    description: str
+    status: StepStatus
+    started: datetime.datetime
+    ended: datetime.datetime | None = None
+    host_id: uuid.UUID | None = None
+    correlation_id: str = ""
+    steps: tuple[Step, ...] = ()

@@ -1,0 +1,1 @@
+"""The oVirt-compatible REST API."""

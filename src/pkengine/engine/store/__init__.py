@@ -1,0 +1,1 @@
+"""The engine's database: schema, migrations and queries."""

@@ -1,0 +1,160 @@
+"""The one exception tree of pkengine.
+
+The text of each error is a sentence for a person: it names the thing, what was expected,
+what was found and what to do next.  The same sentence reaches the command line, the REST
+fault and the event log, so nothing secret may ever be part of it.
+"""
+
+from __future__ import annotations
+
+
+class PkengineError(Exception):
+    """The root of every error that pkengine raises on purpose."""
+
+
+# Keys, pins and the files that hold them.
+
+
+class InvalidKeyText(PkengineError, ValueError):
+    """A pin, a fingerprint or a public key is not written in its one text form."""
+
+
+class KeyFileError(PkengineError):
+    """A file that holds a key or a secret is missing, unreadable, broken or too open."""
+
+
+class TrustFileError(PkengineError):
+    """A line of a trust file is malformed; the text says which file and which line."""
+
+
+# Authentication and the channel.
+
+
+class AuthenticationError(PkengineError):
+    """The other side did not prove who it is.
+
+    The wire shows only that the connection closed: the reason in this error is for the
+    local log.
+    """
+
+
+class AuthenticationTimeout(AuthenticationError):
+    """The other side did not finish authentication before the deadline."""
+
+
+class ChannelError(PkengineError):
+    """A channel to a peer cannot do what was asked of it."""
+
+
+class ChannelClosed(ChannelError):
+    """The channel closed before, or while, the call was under way."""
+
+
+class ProtocolViolation(ChannelError):
+    """The peer sent what the protocol forbids, so the connection was ended."""
+
+
+class CallTimeout(ChannelError):
+    """The peer did not answer a call before its deadline."""
+
+
+class CallRefused(ChannelError):
+    """The peer answered a call with a JSON-RPC error.
+
+    Attributes:
+        code: the JSON-RPC error code.
+        data: what the peer added, or None.
+    """
+
+    def __init__(self, message: str, code: int, data: object = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.data = data
+
+
+# SSH.
+
+
+class SshError(PkengineError):
+    """Something went wrong on the way to a host by SSH."""
+
+
+class HostUnreachable(SshError):
+    """No SSH server answered at the address in time."""
+
+
+class HostKeyRefused(SshError):
+    """The host showed a key that must not be trusted; no credential was sent."""
+
+
+class HostKeyMismatch(HostKeyRefused):
+    """The host showed another key, of the expected type, than the one expected."""
+
+
+class HostKeyTypeUnavailable(HostKeyRefused):
+    """The host has no key of the expected type, so nothing could be compared."""
+
+
+class SshAuthenticationFailed(SshError):
+    """The host refused every credential that was offered, each of them once."""
+
+
+class SshCommandFailed(SshError):
+    """A command on the host did not end with exit status 0.
+
+    Attributes:
+        exit_status: the exit status, or None where a signal or a lost connection ended it.
+        stderr: what the command wrote to standard error, cut to a readable length.
+    """
+
+    def __init__(self, message: str, exit_status: int | None = None, stderr: str = "") -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
+        self.stderr = stderr
+
+
+class SudoRefused(SshError):
+    """The user may not become root on the host."""
+
+
+class SshConnectionLost(SshError):
+    """The SSH connection ended while something was under way on it."""
+
+
+# Deployment and the engine.
+
+
+class DeploymentError(PkengineError):
+    """A step of a deployment failed.
+
+    Attributes:
+        step: the name of the step.
+    """
+
+    def __init__(self, step: str, message: str) -> None:
+        super().__init__(f"Step '{step}': {message}")
+        self.step = step
+
+
+class EngineError(PkengineError):
+    """The engine refuses a request."""
+
+
+class BadRequest(EngineError):
+    """The request is malformed or incomplete."""
+
+
+class NotFound(EngineError):
+    """There is no such thing."""
+
+
+class Conflict(EngineError):
+    """The request does not fit the state that the thing is in."""
+
+
+class NotAuthorized(EngineError):
+    """Name, password or token are not accepted, or do not allow this."""
+
+
+class StoreError(EngineError):
+    """The database cannot be used."""

@@ -1,0 +1,44 @@
+"""Values that must never be shown."""
+
+from __future__ import annotations
+
+import hmac
+from typing import NoReturn
+
+
+class Secret:
+    """Secret octets that do not show in a repr, a log line, a traceback or a pickle.
+
+    Args:
+        value: the octets; text is encoded as UTF-8.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: bytes | str) -> None:
+        self._value = value.encode("utf-8") if isinstance(value, str) else bytes(value)
+
+    def reveal(self) -> bytes:
+        """Give the octets, at the one place that needs them."""
+        return self._value
+
+    def reveal_text(self) -> str:
+        """Give the octets as UTF-8 text."""
+        return self._value.decode("utf-8")
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare in time that does not depend on the content."""
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._value, other._value)
+
+    __hash__ = None  # type: ignore[assignment]  # a hash would leak, and nothing needs one
+
+    def __repr__(self) -> str:
+        return "Secret(<hidden>)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("A Secret cannot be pickled or copied out of the process.")

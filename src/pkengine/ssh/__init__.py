@@ -1,0 +1,1 @@
+"""Reach a host by SSH: judge its key, log in, run commands, upload."""
