@@ -1,1 +1,9 @@
-"""The engine's database: schema, migrations and queries."""
+"""The engine's database: its tables, migrations and queries.
+
+The modules `hosts`, `clusters`, `events` and `jobs` hold plain functions that take an open
+connection; `Store` runs them in threads, each call in one transaction.
+"""
+
+from pkengine.engine.store.database import Store
+
+__all__ = ["Store"]

@@ -1,0 +1,213 @@
+"""The database behind a pool of threads: nothing here blocks the reactor."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+import sqlalchemy
+from sqlalchemy import URL, Connection, Engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
+from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
+
+from pkengine.engine.store.migrate import migrate
+from pkengine.errors import StoreError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: How long a statement waits for a lock that another process holds on an SQLite file.
+_BUSY_TIMEOUT_MS = 10_000
+_THREADS = 4
+_DIALECTS = {
+    "sqlite": "sqlite+pysqlite",
+    "sqlite+pysqlite": "sqlite+pysqlite",
+    "postgresql": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+}
+
+
+class Threads(Protocol):
+    """What is needed of Twisted's `ThreadPool`."""
+
+    def callInThreadWithCallback(  # noqa: D102 - Twisted's
+        self, onResult: Callable[[bool, object], object] | None, func: Callable[..., object], /
+    ) -> None: ...
+
+    def start(self) -> None: ...  # noqa: D102 - Twisted's
+
+    def stop(self) -> None: ...  # noqa: D102 - Twisted's
+
+
+class Store:
+    """The engine's database; `open` makes one.
+
+    A query is a plain function whose first argument is a connection.  `read` and `write`
+    run it in a thread, in one transaction, which is taken back when the function raises.
+    """
+
+    def __init__(
+        self, reactor: IReactorFromThreads, database: Engine, threads: Threads | None = None
+    ) -> None:
+        self._reactor = reactor
+        self._database = database
+        self._threads = threads or ThreadPool(0, _THREADS, name="store")
+        # SQLite has one writer at a time.  Waiting for the turn here, and not in the
+        # database, leaves the threads to those who read.
+        is_sqlite = database.dialect.name == "sqlite"
+        self._writers = DeferredSemaphore(1 if is_sqlite else _THREADS)
+        self._pending: set[Deferred[object]] = set()
+        self._is_closed = False
+        self._threads.start()
+
+    @classmethod
+    async def open(
+        cls, reactor: IReactorFromThreads, url: str, *, threads: Threads | None = None
+    ) -> Store:
+        """Connect, and bring the tables up to date.
+
+        Args:
+            reactor: where the results arrive.
+            url: SQLAlchemy's, such as ``sqlite:////var/lib/pkengine/engine.db`` or
+                ``postgresql://user:password@host/name``.
+            threads: runs the queries.
+
+        Raises:
+            StoreError: the URL is malformed, the database cannot be reached, or a newer
+                pkengine made it.  Nothing was changed then.
+        """
+        store = cls(reactor, _connect(url), threads)
+        try:
+            await store.write(migrate)
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    async def read(
+        self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a query that changes nothing.
+
+        Raises:
+            StoreError: the database fails.
+        """
+        return await self._in_thread(lambda: self._run(False, query, *args, **kwargs))
+
+    async def write(
+        self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a query that may change things; what it did is on disk when this returns.
+
+        Raises:
+            StoreError: the database fails.
+            sqlalchemy.exc.IntegrityError: a constraint forbids the change.
+        """
+        await self._writers.acquire()
+        try:
+            return await self._in_thread(lambda: self._run(True, query, *args, **kwargs))
+        finally:
+            self._writers.release()
+
+    async def close(self) -> None:
+        """Let what is under way finish, then close every connection; may be repeated."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        while self._pending:
+            await DeferredList(list(self._pending), consumeErrors=True)
+        self._threads.stop()
+        self._database.dispose()
+
+    def _in_thread(self, function: Callable[[], T]) -> Awaitable[T]:
+        if self._is_closed:
+            raise StoreError("The database is closed: the engine is stopping.")
+        result: Deferred[T] = deferToThreadPool(self._reactor, self._threads, function)  # type: ignore[arg-type]
+        # A query cannot be stopped: when a caller gives up, `close` waits in `stop` for it.
+        done: Deferred[object] = Deferred()
+        self._pending.add(done)
+
+        def finish(outcome: T) -> T:
+            self._pending.discard(done)
+            done.callback(None)
+            return outcome
+
+        result.addBoth(finish)
+        return result
+
+    def _run(
+        self,
+        is_write: bool,
+        query: Callable[Concatenate[Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        try:
+            with (
+                self._database.connect().execution_options(is_write=is_write) as connection,
+                connection.begin(),
+            ):
+                return query(connection, *args, **kwargs)
+        except IntegrityError:
+            raise
+        except SQLAlchemyError as error:
+            raise StoreError(
+                f"The database {_name(self._database.url)} cannot be used: {_reason(error)}."
+            ) from error
+
+
+def _connect(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+        dialect = _DIALECTS[parsed.drivername]
+    except (ArgumentError, KeyError, ValueError) as error:
+        raise StoreError(
+            "The database URL is not understood: expected 'sqlite:////PATH' or "
+            "'postgresql://USER:PASSWORD@HOST/NAME'."
+        ) from error
+    try:
+        database = sqlalchemy.create_engine(
+            parsed.set(drivername=dialect), hide_parameters=True, pool_pre_ping=True
+        )
+    except (SQLAlchemyError, ImportError) as error:
+        raise StoreError(
+            f"The database {_name(parsed)} needs a driver that is not installed: "
+            "pip install 'pkengine[postgresql]'."
+        ) from error
+    if database.dialect.name == "sqlite":
+        event.listen(database, "connect", _prepare_sqlite)
+        event.listen(database, "begin", _begin_sqlite)
+    return database
+
+
+def _prepare_sqlite(connection: object, record: object) -> None:
+    """Hand transactions to `_begin_sqlite`, for the driver would begin them too late."""
+    connection.isolation_level = None  # type: ignore[attr-defined]
+    cursor = connection.cursor()  # type: ignore[attr-defined]
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        f"busy_timeout={_BUSY_TIMEOUT_MS}",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Begin; a writer takes its lock at once, since a reader that turns writer can fail."""
+    is_write = connection.get_execution_options().get("is_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if is_write else "BEGIN")
+
+
+def _name(url: URL) -> str:
+    return url.render_as_string(hide_password=True)
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    """What the driver said: SQLAlchemy's own text has the statement and a web address."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return " ".join(str(original).split()).rstrip(".") or type(original).__name__

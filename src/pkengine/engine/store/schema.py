@@ -1,0 +1,180 @@
+"""The tables of the engine's database, as they are after the last migration.
+
+A column of time holds UTC.  Nothing secret is stored in clear: passwords and tokens are
+hashes, and SSH passwords are not stored at all.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    Uuid,
+)
+
+
+class UtcDateTime(TypeDecorator[datetime.datetime]):
+    """A moment: aware in Python, and UTC in the database, whichever it is."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(
+        self, value: datetime.datetime | None, dialect: Dialect
+    ) -> datetime.datetime | None:
+        """Convert to UTC; refuse a time without a zone, for it could mean anything."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("A time without a time zone cannot be stored.")
+        return value.astimezone(datetime.timezone.utc)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime.datetime | None:
+        """Give an aware time; SQLite stores none of the zone."""
+        if value is None:
+            return None
+        moment: datetime.datetime = value
+        if moment.tzinfo is None:
+            return moment.replace(tzinfo=datetime.timezone.utc)
+        return moment.astimezone(datetime.timezone.utc)
+
+
+#: Constraints have names, so that a later migration can change them on any database.
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+clusters = Table(
+    "clusters",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", String(255), nullable=False, unique=True),
+    Column("description", Text, nullable=False),
+    Column("comment", Text, nullable=False),
+)
+
+hosts = Table(
+    "hosts",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", String(255), nullable=False, unique=True),
+    Column("address", String(255), nullable=False, unique=True),
+    Column("cluster_id", ForeignKey("clusters.id"), nullable=False),
+    Column("status", String(40), nullable=False),
+    Column("status_detail", Text, nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("comment", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("ssh_port", Integer, nullable=False),
+    Column("ssh_user", String(255), nullable=False),
+    Column("ssh_fingerprint", String(100)),
+    Column("ssh_public_key", Text),
+    Column("ssh_key_source", String(40)),
+    Column("mechanism", String(40), nullable=False),
+    Column("capabilities", JSON(none_as_null=True)),
+    Column("hardware", JSON(none_as_null=True)),
+    Column("agent_version", String(100), nullable=False),
+    Column("reinstallation_required", Boolean, nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+)
+
+#: The keys of agents that are trusted.  A pin belongs to one host: it says which one calls.
+host_pins = Table(
+    "host_pins",
+    metadata,
+    Column("pin", String(60), primary_key=True),
+    Column("host_id", ForeignKey("hosts.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("added", UtcDateTime, nullable=False),
+)
+
+#: Events outlive the host that they are about, so they name it and do not refer to it.
+events = Table(
+    "events",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("code", Integer, nullable=False),
+    Column("severity", String(20), nullable=False),
+    Column("time", UtcDateTime, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("host_id", Uuid),
+    Column("host_name", String(255), nullable=False),
+    Column("cluster_id", Uuid),
+    Column("user_name", String(255), nullable=False),
+    Column("correlation_id", String(100), nullable=False),
+    Index(None, "host_id", "id"),
+    sqlite_autoincrement=True,  # an id is never given twice, whatever was deleted
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("description", Text, nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("started", UtcDateTime, nullable=False, index=True),
+    Column("ended", UtcDateTime),
+    Column("host_id", Uuid, index=True),
+    Column("correlation_id", String(100), nullable=False),
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("name", String(100), nullable=False),
+    Column("description", Text, nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("progress", Integer),
+    Column("started", UtcDateTime),
+    Column("ended", UtcDateTime),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", String(255), nullable=False, unique=True),  # such as admin@internal
+    Column("password_hash", Text, nullable=False),
+    Column("role", String(40), nullable=False),
+    Column("disabled", Boolean, nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("token_hash", String(64), nullable=False, unique=True),  # SHA-256, hexadecimal
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("created", UtcDateTime, nullable=False),
+    Column("last_used", UtcDateTime, nullable=False),
+    Column("expires", UtcDateTime, nullable=False, index=True),
+)
+
+settings = Table(
+    "settings",
+    metadata,
+    Column("name", String(100), primary_key=True),
+    Column("value", JSON, nullable=False),
+)
