@@ -156,5 +156,21 @@ class NotAuthorized(EngineError):
     """Name, password or token are not accepted, or do not allow this."""
 
 
+class Forbidden(NotAuthorized):
+    """It is known who asks, and that user may not do this."""
+
+
+class TooManyAttempts(EngineError):
+    """There were too many wrong logins, or too many at once; nothing was checked.
+
+    Attributes:
+        retry_after_s: after how many seconds another attempt is looked at.
+    """
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class StoreError(EngineError):
     """The database cannot be used."""

@@ -1,0 +1,306 @@
+"""Who may use the engine: local users, their passwords, and the tokens that they log in for.
+
+Passwords are kept as Argon2id hashes and checked in a thread.  A token is 256 random bits;
+the store holds its SHA-256 only, which needs no salt because there is nothing to guess.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import enum
+import hashlib
+import secrets
+import uuid
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.threads import deferToThread
+
+from pkengine.engine.login_throttle import LoginThrottle
+from pkengine.errors import NotAuthorized, TooManyAttempts
+from pkengine.keys import Secret
+from pkengine.keys.files import create_atomically, read_private
+
+ADMIN = "admin@internal"
+
+#: How long a token lives without being used, and at most (oVirt's session is 30 minutes too).
+IDLE_LIFETIME = datetime.timedelta(minutes=30)
+MAX_LIFETIME = datetime.timedelta(hours=24)
+
+#: For so long a token is not looked up again, and its use is not written again.
+_CACHE_S = 10.0
+_CACHE_SIZE = 4096
+_TOUCHED_EVERY = datetime.timedelta(minutes=1)
+_EXPIRED_TOKENS_REMOVED_EVERY_S = 600.0
+
+#: Each check takes 64 MiB and a core: more at once would help an attacker only.
+_CHECKS_AT_ONCE = 2
+_CHECKS_WAITING = 50
+
+InThread = Callable[..., Awaitable[Any]]
+
+
+class Role(enum.Enum):
+    """What a user may do."""
+
+    ADMINISTRATOR = "administrator"
+    OPERATOR = "operator"
+    VIEWER = "viewer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """Somebody who is logged in; `name` is such as ``admin@internal``."""
+
+    id: uuid.UUID
+    name: str
+    role: Role = Role.ADMINISTRATOR
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserRecord:
+    """A user as the store has it."""
+
+    user: User
+    password_hash: str = field(repr=False)
+    disabled: bool = False
+    created: datetime.datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRecord:
+    """A token as the store has it; `token_hash` is hexadecimal SHA-256."""
+
+    token_hash: str
+    user: User
+    created: datetime.datetime
+    last_used: datetime.datetime
+    expires: datetime.datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuedToken:
+    """A new token: the one time that its text exists outside the client."""
+
+    text: Secret
+    user: User
+    expires: datetime.datetime
+
+
+class AccountStore(Protocol):
+    """What the accounts need of the database."""
+
+    async def find_user(self, name: str) -> UserRecord | None:
+        """Give the user of that name, or None."""
+
+    async def add_user(self, record: UserRecord) -> None:
+        """Keep a new user."""
+
+    async def set_password_hash(self, user_id: uuid.UUID, password_hash: str) -> None:
+        """Replace a user's password hash."""
+
+    async def add_token(self, record: TokenRecord) -> None:
+        """Keep a new token."""
+
+    async def find_token(self, token_hash: str) -> TokenRecord | None:
+        """Give a token whose user is not disabled, or None; it may have expired."""
+
+    async def touch_token(
+        self, token_hash: str, last_used: datetime.datetime, expires: datetime.datetime
+    ) -> None:
+        """Note that a token was used."""
+
+    async def remove_token(self, token_hash: str) -> None:
+        """Forget a token, if it is there."""
+
+    async def remove_expired_tokens(self, now: datetime.datetime) -> None:
+        """Forget the tokens that expired before `now`."""
+
+
+class Accounts:
+    """Checks passwords, and issues, checks and revokes tokens.
+
+    Args:
+        store: where users and tokens are kept.
+        clock: a reactor, or a clock whose seconds are those since the epoch.
+        in_thread: runs a function outside the reactor's thread.
+        random_bytes: where tokens and the first password come from.
+        hasher: Argon2id with its cost.
+    """
+
+    def __init__(
+        self,
+        store: AccountStore,
+        clock: IReactorTime,
+        *,
+        in_thread: InThread = deferToThread,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+        hasher: PasswordHasher | None = None,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._in_thread = in_thread
+        self._random_bytes = random_bytes
+        self._hasher = hasher if hasher is not None else PasswordHasher()
+        self._throttle = LoginThrottle(clock)
+        self._checks = DeferredSemaphore(_CHECKS_AT_ONCE)
+        self._hash_of_nobody: str | None = None
+        self._cache: OrderedDict[str, tuple[TokenRecord, float]] = OrderedDict()
+        self._revocations = 0
+        self._expired_removed = clock.seconds()
+
+    async def ensure_admin(self, password_file: Path) -> Secret | None:
+        """Make the administrator with a random password, unless there is one.
+
+        The password is written to a private file before the user exists, so that it is
+        not lost when the engine dies in between.
+
+        Returns:
+            The password, or None where the administrator was there already.
+
+        Raises:
+            KeyFileError: the file cannot be written or read.
+        """
+        if await self._store.find_user(ADMIN) is not None:
+            return None
+        # 15 octets are 24 characters of base32, which a person can read out and type.
+        create_atomically(password_file, base64.b32encode(self._random_bytes(15)) + b"\n")
+        password = Secret(read_private(password_file).strip())
+        await self._store.add_user(
+            UserRecord(
+                user=User(id=uuid.uuid4(), name=ADMIN),
+                password_hash=await self._hash(password),
+                created=self._now(),
+            )
+        )
+        return password
+
+    async def check_password(self, name: str, password: Secret, address: str) -> User:
+        """Give the user of that name and password.
+
+        A name that nobody has takes as long as a wrong password and gives the same error.
+
+        Args:
+            name: such as ``admin@internal``.
+            password: what was typed.
+            address: from where, for throttling.
+
+        Raises:
+            NotAuthorized: name or password are wrong, or the user is disabled.
+            TooManyAttempts: there were too many wrong ones; nothing was checked.
+        """
+        self._throttle.check(name, address)
+        if len(self._checks.waiting) >= _CHECKS_WAITING:
+            raise TooManyAttempts("Too many logins wait to be checked: try again shortly.", 5.0)
+        async with self._checks:
+            # Once more: those that were in front may have been wrong guesses.
+            self._throttle.check(name, address)
+            record = await self._store.find_user(name)
+            known_hash = record.password_hash if record is not None else await self._nobody()
+            matches = await self._in_thread(self._verify, known_hash, password)
+            if record is None or record.disabled or not matches:
+                self._throttle.failed(name, address)
+                raise NotAuthorized(
+                    f"Cannot authenticate user '{name}': the user name or password is incorrect."
+                )
+            self._throttle.succeeded(name, address)
+            if self._hasher.check_needs_rehash(record.password_hash):
+                await self._store.set_password_hash(record.user.id, await self._hash(password))
+        return record.user
+
+    async def issue_token(self, user: User) -> IssuedToken:
+        """Make a token for a user who has proved who it is."""
+        text = base64.urlsafe_b64encode(self._random_bytes(32)).rstrip(b"=").decode("ascii")
+        now = self._now()
+        record = TokenRecord(
+            token_hash=_token_hash(text),
+            user=user,
+            created=now,
+            last_used=now,
+            expires=now + IDLE_LIFETIME,
+        )
+        await self._store.add_token(record)
+        await self._remove_expired()
+        return IssuedToken(text=Secret(text), user=user, expires=record.expires)
+
+    async def check_token(self, text: str) -> User:
+        """Give the user whom a token stands for, and let the token live on.
+
+        Raises:
+            NotAuthorized: there is no such token, or it has expired.
+        """
+        return (await self.token_record(text)).user
+
+    async def token_record(self, text: str) -> TokenRecord:
+        """Like `check_token`, with all that is known of the token.
+
+        Raises:
+            NotAuthorized: there is no such token, or it has expired.
+        """
+        token_hash = _token_hash(text)
+        seconds = self._clock.seconds()
+        cached = self._cache.get(token_hash)
+        if cached is not None and seconds - cached[1] < _CACHE_S:
+            return cached[0]
+        revocations = self._revocations
+        found = await self._store.find_token(token_hash)
+        now = self._now()
+        if found is None or found.expires <= now:
+            self._cache.pop(token_hash, None)
+            raise NotAuthorized("The access token is unknown or has expired: log in again.")
+        record = found
+        if now - found.last_used >= _TOUCHED_EVERY:
+            expires = min(now + IDLE_LIFETIME, found.created + MAX_LIFETIME)
+            record = replace(found, last_used=now, expires=expires)
+            await self._store.touch_token(token_hash, record.last_used, record.expires)
+        if revocations == self._revocations:
+            self._cache[token_hash] = (record, seconds)
+            self._cache.move_to_end(token_hash)
+            while len(self._cache) > _CACHE_SIZE:
+                self._cache.popitem(last=False)
+        return record
+
+    async def revoke_token(self, text: str) -> None:
+        """End a token at once; one that is unknown is no error."""
+        token_hash = _token_hash(text)
+        await self._store.remove_token(token_hash)
+        # A check that is under way may have read the token before: it must not be cached.
+        self._revocations += 1
+        self._cache.pop(token_hash, None)
+
+    def _now(self) -> datetime.datetime:
+        return datetime.datetime.fromtimestamp(self._clock.seconds(), datetime.timezone.utc)
+
+    async def _remove_expired(self) -> None:
+        seconds = self._clock.seconds()
+        if seconds - self._expired_removed >= _EXPIRED_TOKENS_REMOVED_EVERY_S:
+            self._expired_removed = seconds
+            await self._store.remove_expired_tokens(self._now())
+
+    async def _nobody(self) -> str:
+        """Give a hash that no password has, as costly to check as any other."""
+        if self._hash_of_nobody is None:
+            self._hash_of_nobody = await self._hash(Secret(self._random_bytes(32)))
+        return self._hash_of_nobody
+
+    async def _hash(self, password: Secret) -> str:
+        hashed: str = await self._in_thread(self._hasher.hash, password.reveal())
+        return hashed
+
+    def _verify(self, password_hash: str, password: Secret) -> bool:
+        try:
+            return self._hasher.verify(password_hash, password.reveal())
+        except (VerificationError, InvalidHashError):
+            return False
+
+
+def _token_hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
