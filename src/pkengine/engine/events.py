@@ -1,0 +1,140 @@
+"""The event log: what happened, to which host, and who asked for it."""
+
+from __future__ import annotations
+
+import enum
+import uuid
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from pkengine.engine.clock import utc_now
+from pkengine.engine.model import Event, Host, Origin, Severity
+from pkengine.engine.publisher import Publisher
+from pkengine.engine.store import Store
+from pkengine.engine.store import events as queries
+from pkengine.errors import NotFound
+
+
+class EventCode(enum.IntEnum):
+    """What kind of thing happened; the numbers are oVirt's."""
+
+    ENGINE_STARTED = 1
+    ENGINE_STOPPED = 2
+    HOST_NON_RESPONSIVE = 12
+    HOST_STATUS_CHANGED = 13
+    HOST_MAINTENANCE = 15
+    HOST_ACTIVATING = 16
+    HOST_ACTIVATION_FAILED = 18
+    USER_LOGGED_IN = 30
+    USER_LOGGED_OUT = 31
+    HOST_ADDED = 42
+    HOST_UPDATED = 43
+    HOST_REMOVED = 44
+    HOST_ADD_FAILED = 104
+    HOST_REMOVE_FAILED = 106
+    HOST_INSTALLED = 504
+    HOST_INSTALL_FAILED = 505
+    HOST_INSTALLING = 509
+    HOST_NON_OPERATIONAL = 519
+    HOST_CONNECTING = 9008
+
+
+class Events:
+    """Writes and reads the event log.
+
+    Args:
+        store: where it is kept.
+        clock: what time it is.
+    """
+
+    _log = Logger()
+
+    def __init__(self, store: Store, clock: IReactorTime) -> None:
+        self._store = store
+        self._clock = clock
+        self._publisher: Publisher[Event] = Publisher()
+
+    async def list(
+        self,
+        *,
+        after: int | None = None,
+        limit: int | None = 100,
+        newest_first: bool = True,
+        host_id: uuid.UUID | None = None,
+    ) -> list[Event]:
+        """Give events with an id greater than `after`; `limit` cuts the far end of the order."""
+        return await self._store.read(
+            queries.select_events,
+            after=after,
+            limit=limit,
+            newest_first=newest_first,
+            host_id=host_id,
+        )
+
+    async def get(self, event_id: int) -> Event:
+        """Give one event.
+
+        Raises:
+            NotFound: there is no such event.
+        """
+        event = await self._store.read(queries.event_by_id, event_id)
+        if event is None:
+            raise NotFound(f"There is no event {event_id}.")
+        return event
+
+    async def add(
+        self,
+        code: int,
+        severity: Severity,
+        description: str,
+        *,
+        host: Host | None = None,
+        origin: Origin | None = None,
+    ) -> Event:
+        """Write an event, and tell the subscribers once it is on disk."""
+        draft = self.draft(code, severity, description, host=host, origin=origin)
+        event = await self._store.write(queries.insert_event, draft)
+        self.publish(event)
+        return event
+
+    def draft(
+        self,
+        code: int,
+        severity: Severity,
+        description: str,
+        *,
+        host: Host | None = None,
+        origin: Origin | None = None,
+    ) -> Event:
+        """Make an event that somebody else writes, in the transaction of what it tells of."""
+        origin = origin or Origin()
+        return Event(
+            id=0,
+            code=int(code),
+            severity=severity,
+            time=utc_now(self._clock),
+            description=description,
+            host_id=host.id if host else None,
+            host_name=host.name if host else "",
+            cluster_id=host.cluster_id if host else None,
+            user=origin.user,
+            correlation_id=origin.correlation_id,
+        )
+
+    def publish(self, event: Event) -> None:
+        """Tell the subscribers and the log of an event that is on disk now."""
+        self._log.info(
+            "{description}",
+            description=event.description,
+            code=event.code,
+            severity=event.severity.value,
+            host=event.host_name,
+            correlation_id=event.correlation_id,
+        )
+        self._publisher.publish(event)
+
+    def subscribe(self, callback: Callable[[Event], object]) -> Callable[[], None]:
+        """Ask to be called with each new event, in order; gives what ends it."""
+        return self._publisher.subscribe(callback)
