@@ -121,6 +121,13 @@ class SshConnectionLost(SshError):
     """The SSH connection ended while something was under way on it."""
 
 
+# The agent.
+
+
+class AgentError(PkengineError):
+    """The agent cannot run as it was told to, or refuses what was asked of it."""
+
+
 # Deployment and the engine.
 
 

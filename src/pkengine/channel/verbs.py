@@ -6,7 +6,13 @@ in the docstring, where vdsm sends strings.
 
 from __future__ import annotations
 
+import datetime
+from typing import Annotated
+
 import msgspec
+
+#: A time with its zone; on the wire RFC 3339.
+Time = Annotated[datetime.datetime, msgspec.Meta(tz=True)]
 
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,7 +75,8 @@ class HostStats(msgspec.Struct, frozen=True, rename="camel"):
     """``Host.getStats``: load now.
 
     Attributes:
-        cpu_user, cpu_sys, cpu_idle: per cent of all CPUs since the previous call.
+        cpu_user, cpu_sys, cpu_idle: per cent of all CPUs since the previous call on this
+            connection, at first since the agent started; together they are 100.
         cpu_load: load average of the last minute.
         mem_available, mem_free, mem_total, swap_total, swap_free: in MiB.
         boot_time: seconds since the epoch.
@@ -106,12 +113,12 @@ class HardwareInfo(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class AcceptedKey(msgspec.Struct, frozen=True, rename="camel"):
-    """One key that the agent accepts; ``expires`` is RFC 3339 or None."""
+    """One key that the agent accepts; ``expires`` is None where it never does."""
 
     pin: str
     name: str
     mechanism: str = "pin"
-    expires: str | None = None
+    expires: Time | None = None
     comment: str = ""
 
 
@@ -120,7 +127,7 @@ class AddKey(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=
 
     pin: str
     name: str
-    expires: str | None = None
+    expires: Time | None = None
     comment: str = ""
 
 
