@@ -1,0 +1,96 @@
+"""The keys of the engines that this agent accepts, as its verbs list and change them."""
+
+from __future__ import annotations
+
+from twisted.logger import Logger
+
+from pkengine.auth.peer import TrustedPeer
+from pkengine.channel.verbs import AcceptedKey, AddKey, RemoveKey
+from pkengine.errors import AgentError
+from pkengine.interfaces import ITrustStore
+from pkengine.keys import Pin
+
+
+def accepted_key(peer: TrustedPeer) -> AcceptedKey:
+    """Give a record of trust in the form in which it is told."""
+    return AcceptedKey(
+        pin=str(peer.pin),
+        name=peer.name,
+        mechanism=peer.mechanism,
+        expires=peer.expires,
+        comment=peer.comment,
+    )
+
+
+class AcceptedKeys:
+    """Lists, adds and removes the keys that an agent accepts.
+
+    Args:
+        trust: where they are kept.
+        own: the agent's own key, which it never accepts.
+    """
+
+    _log = Logger()
+
+    def __init__(self, trust: ITrustStore, own: Pin) -> None:
+        self._trust = trust
+        self._own = own
+
+    def list(self) -> list[AcceptedKey]:
+        """Give every key that is accepted now."""
+        return [accepted_key(peer) for peer in self._trust.peers()]
+
+    def add(self, request: AddKey, by: str) -> AcceptedKey:
+        """Accept a key from now on; what was known about the same key is replaced.
+
+        Args:
+            request: the key and whose it is.
+            by: who asks, for the log.
+
+        Raises:
+            InvalidKeyText: the pin is malformed.
+            AgentError: the key is the agent's own.
+            TrustFileError: the name or the comment cannot be kept.
+        """
+        peer = TrustedPeer(
+            name=request.name,
+            pin=Pin.parse(request.pin),
+            expires=request.expires,
+            comment=request.comment,
+        )
+        if peer.pin == self._own:
+            raise AgentError(f"{peer.pin} is this agent's own key: give the key of an engine.")
+        self._trust.add(peer)
+        self._log.info(
+            "Key {pin} of {name} is accepted: {by}", pin=peer.pin, name=peer.name, by=by
+        )
+        return accepted_key(peer)
+
+    def remove(self, request: RemoveKey, by: str, *, may_be_last: bool) -> AcceptedKey:
+        """Accept a key no longer; its connections close at once.
+
+        Args:
+            request: the key.
+            by: who asks, for the log.
+            may_be_last: the one that asks can come back when no key is left.
+
+        Returns:
+            What was known about the key.
+
+        Raises:
+            InvalidKeyText: the pin is malformed.
+            AgentError: the key is not accepted anyway, or is the last one.
+        """
+        pin = Pin.parse(request.pin)
+        peer = self._trust.lookup(pin)
+        if peer is None:
+            raise AgentError(f"The key {pin} is not among those that this agent accepts.")
+        if not may_be_last and all(other.pin == pin for other in self._trust.peers()):
+            raise AgentError(
+                f"{pin} is the last key that this agent accepts, and without it no engine "
+                f"could reach the host: add another key first, or run on the host: "
+                f"pkagent keys remove {pin}"
+            )
+        self._trust.remove(pin)
+        self._log.info("Key {pin} of {name} was removed: {by}", pin=pin, name=peer.name, by=by)
+        return accepted_key(peer)
