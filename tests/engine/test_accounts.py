@@ -2,85 +2,59 @@
 
 from __future__ import annotations
 
-import datetime
 import stat
-import uuid
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from argon2 import PasswordHasher
+from sqlalchemy import Connection, Table, delete, select, update
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
-from pkengine.engine.accounts import (
-    ADMIN,
-    IDLE_LIFETIME,
-    MAX_LIFETIME,
-    Accounts,
-    Role,
-    TokenRecord,
-    User,
-    UserRecord,
-)
+from pkengine.engine.accounts import ADMIN, IDLE_LIFETIME, MAX_LIFETIME, Accounts
 from pkengine.engine.login_throttle import FREE_FOR_ADDRESS, FREE_FOR_USER, LONGEST_WAIT_S
+from pkengine.engine.store import Store, schema
+from pkengine.engine.store.users import user_by_name
+from pkengine.engine.users import Role, User
 from pkengine.errors import NotAuthorized, TooManyAttempts
 from pkengine.keys import Secret
+from tests.engine.store.inline import InlineReactor, InlineThreads
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 
-class MemoryAccountStore:
-    """Keeps what the database would keep."""
+class CountingStore(Store):
+    """The real store, in which a test can count and hold up what is read."""
 
-    def __init__(self) -> None:
-        self.users: dict[str, UserRecord] = {}
-        self.tokens: dict[str, TokenRecord] = {}
-        self.lookups = 0
-        self.before_token_found: Deferred[None] | None = None
+    reads = 0
+    before_read_returns: Deferred[None] | None = None
 
-    async def find_user(self, name: str) -> UserRecord | None:
-        return self.users.get(name)
-
-    async def add_user(self, record: UserRecord) -> None:
-        self.users[record.user.name] = record
-
-    async def set_password_hash(self, user_id: uuid.UUID, password_hash: str) -> None:
-        for name, record in self.users.items():
-            if record.user.id == user_id:
-                self.users[name] = replace(record, password_hash=password_hash)
-
-    async def add_token(self, record: TokenRecord) -> None:
-        self.tokens[record.token_hash] = record
-
-    async def find_token(self, token_hash: str) -> TokenRecord | None:
-        self.lookups += 1
-        found = self.tokens.get(token_hash)
-        if self.before_token_found is not None:
-            await self.before_token_found
+    async def read(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        self.reads += 1
+        found = await super().read(query, *args, **kwargs)
+        if self.before_read_returns is not None:
+            await self.before_read_returns
         return found
 
-    async def touch_token(
-        self, token_hash: str, last_used: datetime.datetime, expires: datetime.datetime
-    ) -> None:
-        if token_hash in self.tokens:
-            self.tokens[token_hash] = replace(
-                self.tokens[token_hash], last_used=last_used, expires=expires
-            )
 
-    async def remove_token(self, token_hash: str) -> None:
-        self.tokens.pop(token_hash, None)
+async def open_store(test: TestCase) -> CountingStore:
+    url = f"sqlite:///{test.mktemp()}"
+    store = await CountingStore.open(InlineReactor(), url, threads=InlineThreads())
+    test.addCleanup(lambda: Deferred.fromCoroutine(store.close()))
+    return store
 
-    async def remove_expired_tokens(self, now: datetime.datetime) -> None:
-        self.tokens = {key: t for key, t in self.tokens.items() if t.expires > now}
+
+def every_row(table: Table) -> Callable[[Connection], list[Any]]:
+    return lambda connection: list(connection.execute(select(table)))
 
 
 class AccountsTests(TestCase):
-    def setUp(self) -> None:
+    async def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(1_700_000_000)
-        self.store = MemoryAccountStore()
+        self.store = await open_store(self)
         self.hashed = 0
         self.accounts = Accounts(
             self.store, self.clock, in_thread=self.count_and_run, hasher=CHEAP
@@ -92,6 +66,9 @@ class AccountsTests(TestCase):
     def count_and_run(self, function: Any, *args: Any) -> Deferred[Any]:
         self.hashed += 1
         return maybeDeferred(function, *args)
+
+    async def login(self, password: Secret) -> User:
+        return await self.accounts.check_password(ADMIN, password, "192.0.2.1")
 
     async def refused(self, name: str, password: str, address: str = "192.0.2.1") -> str:
         try:
@@ -120,7 +97,7 @@ class AccountsTests(TestCase):
     async def test_start_that_died_after_writing_the_file_keeps_that_password(self) -> None:
         await self.accounts.ensure_admin(self.file)
         written = self.file.read_text()
-        self.store.users.clear()
+        await self.store.write(lambda connection: connection.execute(delete(schema.users)))
         await self.accounts.ensure_admin(self.file)
         self.assertEqual(self.file.read_text(), written)
         await self.accounts.check_password(ADMIN, Secret(written.strip()), "192.0.2.1")
@@ -128,10 +105,11 @@ class AccountsTests(TestCase):
     async def test_password_is_stored_as_argon2id_only(self) -> None:
         password = await self.accounts.ensure_admin(self.file)
         assert password is not None
-        stored = self.store.users[ADMIN].password_hash
+        record = await self.store.read(user_by_name, ADMIN)
+        stored = record.password_hash
         self.assertTrue(stored.startswith("$argon2id$"), stored[:12])
         self.assertNotIn(password.reveal_text(), stored)
-        self.assertNotIn("argon2", repr(self.store.users[ADMIN]))
+        self.assertNotIn("argon2", repr(record))
 
     async def test_unknown_user_and_wrong_password_cannot_be_told_apart(self) -> None:
         await self.accounts.ensure_admin(self.file)
@@ -146,17 +124,21 @@ class AccountsTests(TestCase):
     async def test_disabled_user_is_refused(self) -> None:
         password = await self.accounts.ensure_admin(self.file)
         assert password is not None
-        self.store.users[ADMIN] = replace(self.store.users[ADMIN], disabled=True)
+        token = (await self.accounts.issue_token(await self.login(password))).text.reveal_text()
+        disable = update(schema.users).values(disabled=True)
+        await self.store.write(lambda connection: connection.execute(disable))
+        with self.assertRaises(NotAuthorized):
+            await self.accounts.check_token(token)
         await self.refused(ADMIN, password.reveal_text())
 
     async def test_hash_of_lower_cost_is_replaced_at_the_next_login(self) -> None:
         password = await self.accounts.ensure_admin(self.file)
         assert password is not None
-        before = self.store.users[ADMIN].password_hash
+        before = await self.store.read(every_row(schema.users))
         dearer = PasswordHasher(time_cost=2, memory_cost=8, parallelism=1)
         accounts = Accounts(self.store, self.clock, in_thread=self.count_and_run, hasher=dearer)
         await accounts.check_password(ADMIN, password, "192.0.2.1")
-        self.assertNotEqual(self.store.users[ADMIN].password_hash, before)
+        self.assertNotEqual(await self.store.read(every_row(schema.users)), before)
         await accounts.check_password(ADMIN, password, "192.0.2.1")
 
     async def test_wrong_logins_are_slowed_down_and_then_not_even_checked(self) -> None:
@@ -208,17 +190,21 @@ class AccountsTests(TestCase):
 
 
 class TokenTests(TestCase):
-    def setUp(self) -> None:
+    async def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(1_700_000_000)
-        self.store = MemoryAccountStore()
-        self.accounts = Accounts(self.store, self.clock, hasher=CHEAP)
-        self.user = User(id=uuid.uuid4(), name=ADMIN)
+        self.store = await open_store(self)
+        self.accounts = Accounts(self.store, self.clock, in_thread=maybeDeferred, hasher=CHEAP)
+        file = Path(self.mktemp())
+        password = await self.accounts.ensure_admin(file)
+        self.user = await self.accounts.check_password(ADMIN, password, "192.0.2.1")
 
     async def test_token_stands_for_its_user_and_is_not_in_the_store(self) -> None:
         token = await self.accounts.issue_token(self.user)
         self.assertEqual(await self.accounts.check_token(token.text.reveal_text()), self.user)
-        self.assertNotIn(token.text.reveal_text(), repr(self.store.tokens))
+        self.assertNotIn(
+            token.text.reveal_text(), repr(await self.store.read(every_row(schema.tokens)))
+        )
         self.assertNotIn(token.text.reveal_text(), repr(token))
         self.assertEqual(len(token.text.reveal_text()), 43)
 
@@ -237,12 +223,12 @@ class TokenTests(TestCase):
     def test_token_revoked_while_it_is_checked_is_not_remembered(self) -> None:
         token = self.successResultOf(Deferred.fromCoroutine(self.accounts.issue_token(self.user)))
         text = token.text.reveal_text()
-        self.store.before_token_found = Deferred()
+        self.store.before_read_returns = Deferred()
         check = Deferred.fromCoroutine(self.accounts.check_token(text))
         self.successResultOf(Deferred.fromCoroutine(self.accounts.revoke_token(text)))
-        self.store.before_token_found.callback(None)
+        self.store.before_read_returns.callback(None)
         self.successResultOf(check)
-        self.store.before_token_found = None
+        self.store.before_read_returns = None
         self.failureResultOf(
             Deferred.fromCoroutine(self.accounts.check_token(text)), NotAuthorized
         )
@@ -268,12 +254,13 @@ class TokenTests(TestCase):
 
     async def test_token_in_steady_use_is_seldom_looked_up(self) -> None:
         text = (await self.accounts.issue_token(self.user)).text.reveal_text()
+        self.store.reads = 0
         for _ in range(100):
             await self.accounts.check_token(text)
-        self.assertEqual(self.store.lookups, 1)
+        self.assertEqual(self.store.reads, 1)
 
     async def test_expired_tokens_are_removed_in_the_course_of_time(self) -> None:
         await self.accounts.issue_token(self.user)
         self.clock.advance(2 * IDLE_LIFETIME.total_seconds())
         await self.accounts.issue_token(self.user)
-        self.assertEqual(len(self.store.tokens), 1)
+        self.assertEqual(len(await self.store.read(every_row(schema.tokens))), 1)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import base64
 import datetime
-import enum
 import hashlib
 import secrets
 import uuid
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -24,7 +23,11 @@ from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThread
 
+from pkengine.engine.clock import utc_now
 from pkengine.engine.login_throttle import LoginThrottle
+from pkengine.engine.store import Store
+from pkengine.engine.store import users as queries
+from pkengine.engine.users import TokenRecord, User, UserRecord
 from pkengine.errors import NotAuthorized, TooManyAttempts
 from pkengine.keys import Secret
 from pkengine.keys.files import create_atomically, read_private
@@ -48,44 +51,6 @@ _CHECKS_WAITING = 50
 InThread = Callable[..., Awaitable[Any]]
 
 
-class Role(enum.Enum):
-    """What a user may do."""
-
-    ADMINISTRATOR = "administrator"
-    OPERATOR = "operator"
-    VIEWER = "viewer"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class User:
-    """Somebody who is logged in; `name` is such as ``admin@internal``."""
-
-    id: uuid.UUID
-    name: str
-    role: Role = Role.ADMINISTRATOR
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UserRecord:
-    """A user as the store has it."""
-
-    user: User
-    password_hash: str = field(repr=False)
-    disabled: bool = False
-    created: datetime.datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenRecord:
-    """A token as the store has it; `token_hash` is hexadecimal SHA-256."""
-
-    token_hash: str
-    user: User
-    created: datetime.datetime
-    last_used: datetime.datetime
-    expires: datetime.datetime
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuedToken:
     """A new token: the one time that its text exists outside the client."""
@@ -93,36 +58,6 @@ class IssuedToken:
     text: Secret
     user: User
     expires: datetime.datetime
-
-
-class AccountStore(Protocol):
-    """What the accounts need of the database."""
-
-    async def find_user(self, name: str) -> UserRecord | None:
-        """Give the user of that name, or None."""
-
-    async def add_user(self, record: UserRecord) -> None:
-        """Keep a new user."""
-
-    async def set_password_hash(self, user_id: uuid.UUID, password_hash: str) -> None:
-        """Replace a user's password hash."""
-
-    async def add_token(self, record: TokenRecord) -> None:
-        """Keep a new token."""
-
-    async def find_token(self, token_hash: str) -> TokenRecord | None:
-        """Give a token whose user is not disabled, or None; it may have expired."""
-
-    async def touch_token(
-        self, token_hash: str, last_used: datetime.datetime, expires: datetime.datetime
-    ) -> None:
-        """Note that a token was used."""
-
-    async def remove_token(self, token_hash: str) -> None:
-        """Forget a token, if it is there."""
-
-    async def remove_expired_tokens(self, now: datetime.datetime) -> None:
-        """Forget the tokens that expired before `now`."""
 
 
 class Accounts:
@@ -138,7 +73,7 @@ class Accounts:
 
     def __init__(
         self,
-        store: AccountStore,
+        store: Store,
         clock: IReactorTime,
         *,
         in_thread: InThread = deferToThread,
@@ -169,17 +104,18 @@ class Accounts:
         Raises:
             KeyFileError: the file cannot be written or read.
         """
-        if await self._store.find_user(ADMIN) is not None:
+        if await self._store.read(queries.user_by_name, ADMIN) is not None:
             return None
         # 15 octets are 24 characters of base32, which a person can read out and type.
         create_atomically(password_file, base64.b32encode(self._random_bytes(15)) + b"\n")
         password = Secret(read_private(password_file).strip())
-        await self._store.add_user(
+        await self._store.write(
+            queries.insert_user,
             UserRecord(
                 user=User(id=uuid.uuid4(), name=ADMIN),
                 password_hash=await self._hash(password),
-                created=self._now(),
-            )
+                created=utc_now(self._clock),
+            ),
         )
         return password
 
@@ -203,7 +139,7 @@ class Accounts:
         async with self._checks:
             # Once more: those that were in front may have been wrong guesses.
             self._throttle.check(name, address)
-            record = await self._store.find_user(name)
+            record = await self._store.read(queries.user_by_name, name)
             known_hash = record.password_hash if record is not None else await self._nobody()
             matches = await self._in_thread(self._verify, known_hash, password)
             if record is None or record.disabled or not matches:
@@ -213,13 +149,14 @@ class Accounts:
                 )
             self._throttle.succeeded(name, address)
             if self._hasher.check_needs_rehash(record.password_hash):
-                await self._store.set_password_hash(record.user.id, await self._hash(password))
+                new_hash = await self._hash(password)
+                await self._store.write(queries.set_password_hash, record.user.id, new_hash)
         return record.user
 
     async def issue_token(self, user: User) -> IssuedToken:
         """Make a token for a user who has proved who it is."""
         text = base64.urlsafe_b64encode(self._random_bytes(32)).rstrip(b"=").decode("ascii")
-        now = self._now()
+        now = utc_now(self._clock)
         record = TokenRecord(
             token_hash=_token_hash(text),
             user=user,
@@ -227,7 +164,7 @@ class Accounts:
             last_used=now,
             expires=now + IDLE_LIFETIME,
         )
-        await self._store.add_token(record)
+        await self._store.write(queries.insert_token, record)
         await self._remove_expired()
         return IssuedToken(text=Secret(text), user=user, expires=record.expires)
 
@@ -251,8 +188,8 @@ class Accounts:
         if cached is not None and seconds - cached[1] < _CACHE_S:
             return cached[0]
         revocations = self._revocations
-        found = await self._store.find_token(token_hash)
-        now = self._now()
+        found = await self._store.read(queries.token_by_hash, token_hash)
+        now = utc_now(self._clock)
         if found is None or found.expires <= now:
             self._cache.pop(token_hash, None)
             raise NotAuthorized("The access token is unknown or has expired: log in again.")
@@ -260,7 +197,7 @@ class Accounts:
         if now - found.last_used >= _TOUCHED_EVERY:
             expires = min(now + IDLE_LIFETIME, found.created + MAX_LIFETIME)
             record = replace(found, last_used=now, expires=expires)
-            await self._store.touch_token(token_hash, record.last_used, record.expires)
+            await self._store.write(queries.touch_token, token_hash, now, expires)
         if revocations == self._revocations:
             self._cache[token_hash] = (record, seconds)
             self._cache.move_to_end(token_hash)
@@ -271,19 +208,16 @@ class Accounts:
     async def revoke_token(self, text: str) -> None:
         """End a token at once; one that is unknown is no error."""
         token_hash = _token_hash(text)
-        await self._store.remove_token(token_hash)
+        await self._store.write(queries.delete_token, token_hash)
         # A check that is under way may have read the token before: it must not be cached.
         self._revocations += 1
         self._cache.pop(token_hash, None)
-
-    def _now(self) -> datetime.datetime:
-        return datetime.datetime.fromtimestamp(self._clock.seconds(), datetime.timezone.utc)
 
     async def _remove_expired(self) -> None:
         seconds = self._clock.seconds()
         if seconds - self._expired_removed >= _EXPIRED_TOKENS_REMOVED_EVERY_S:
             self._expired_removed = seconds
-            await self._store.remove_expired_tokens(self._now())
+            await self._store.write(queries.delete_expired_tokens, utc_now(self._clock))
 
     async def _nobody(self) -> str:
         """Give a hash that no password has, as costly to check as any other."""
