@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorTime
+
     from pkengine.auth.peer import Authenticated, TrustedPeer
     from pkengine.keys.pin import Pin
 
@@ -31,8 +33,16 @@ class ITrustStore(Interface):
             KeyError: the key was not accepted.
         """
 
-    def watch(callback: Callable[[Pin], None]) -> Callable[[], None]:
+    def watch(callback: Callable[[Pin], None], clock: IReactorTime) -> Callable[[], None]:
         """Ask to be called, in the reactor's thread, with each pin that loses trust.
+
+        A pin also loses trust when its record expires, or when it is replaced by one
+        with another name or mechanism.
+
+        Args:
+            callback: takes the pin.
+            clock: what the store looks with, every now and then while it is watched, for
+                a changed file or an expired record.
 
         Returns:
             A function that ends the watch.
@@ -92,11 +102,15 @@ class IProtection(Interface):
     def close() -> bytes:
         """Give the octets that tell the peer, provably, that nothing follows."""
 
+    def pending() -> bytes:
+        """Give octets that must still reach the peer, such as an alert, after an error."""
+
 
 class IAuthenticator(Interface):
     """A mechanism with its local identity and its trust store; serves many connections."""
 
     mechanism: str = Attribute("The mechanism's name, as peer records and strings have it.")
+    trust: ITrustStore = Attribute("The peers it accepts; what loses trust there is cut off.")
 
     def initiator(expected: str | None = None) -> IExchange:
         """Begin an exchange as the initiator.

@@ -1,0 +1,166 @@
+"""The ``pin`` mechanism: mutual TLS 1.3 between two self-signed keys that know each other.
+
+It needs nothing but a byte stream, so it also runs nested in a connection on which a proxy
+terminates an outer TLS: the proxy then sees ciphertext only.
+"""
+
+from __future__ import annotations
+
+from zope.interface import implementer
+
+from pkengine.auth.fields import MessageReader
+from pkengine.auth.peer import Authenticated, Role, TrustedPeer
+from pkengine.auth.ready import Ready
+from pkengine.auth.tls import TlsSession, pinned_context
+from pkengine.auth.trust import Clock, utc_now
+from pkengine.errors import AuthenticationError
+from pkengine.interfaces import IAuthenticator, IExchange, IProtection, ITrustStore
+from pkengine.keys.keypair import KeyPair
+from pkengine.keys.pin import Pin
+
+MECHANISM = "pin"
+
+
+@implementer(IAuthenticator)
+class PinAuthenticator:
+    """Proves one's own key pair, and accepts peers by the pins of their keys.
+
+    Args:
+        key_pair: who this end is.
+        trust: whom it accepts; read anew for each connection.
+        clock: gives the time of day, for the *ready* message.
+    """
+
+    mechanism = MECHANISM
+
+    def __init__(self, key_pair: KeyPair, trust: ITrustStore, *, clock: Clock = utc_now) -> None:
+        self.trust = trust
+        self.pin = key_pair.pin
+        self.clock = clock
+        self.context = pinned_context(key_pair)
+
+    def initiator(self, expected: str | None = None) -> PinExchange:
+        """Begin as the TLS client; `expected` is the name that the peer must have."""
+        return PinExchange(self, Role.INITIATOR, expected)
+
+    def acceptor(self) -> PinExchange:
+        """Begin as the TLS server."""
+        return PinExchange(self, Role.ACCEPTOR, None)
+
+    def judge(self, pin: Pin, expected: str | None) -> TrustedPeer:
+        """Decide whether a key is accepted now.
+
+        Raises:
+            AuthenticationError: it is not; the text says why.
+        """
+        if pin == self.pin:
+            raise AuthenticationError(f"The peer shows this end's own key {pin}.")
+        peer = self.trust.lookup(pin)
+        if peer is None:
+            raise AuthenticationError(f"The peer's key {pin} is not trusted.")
+        if peer.mechanism != MECHANISM:
+            raise AuthenticationError(
+                f"The peer {peer.name!r} with key {pin} must use the mechanism "
+                f"{peer.mechanism!r}: it used {MECHANISM!r}."
+            )
+        if expected is not None and peer.name != expected:
+            raise AuthenticationError(
+                f"The peer is {peer.name!r} with key {pin}: expected {expected!r}."
+            )
+        return peer
+
+
+@implementer(IExchange)
+class PinExchange:
+    """One handshake, and the *ready* message behind it."""
+
+    __slots__ = ("_authenticator", "_expected", "_failed", "_ready", "_role", "_tls", "outcome")
+
+    def __init__(self, authenticator: PinAuthenticator, role: Role, expected: str | None) -> None:
+        self.outcome: Authenticated | None = None
+        self._authenticator = authenticator
+        self._role = role
+        self._expected = expected
+        self._tls: TlsSession | None = None
+        #: What the initiator reads *ready* with, once the handshake has ended.
+        self._ready: MessageReader | None = None
+        self._failed = False
+
+    def start(self) -> bytes:
+        """Begin; the initiator speaks first."""
+        if self._tls is not None:
+            raise AuthenticationError("An exchange is used once.")
+        self._tls = TlsSession(self._authenticator.context, self._role, self._judge)
+        if self._role is Role.ACCEPTOR:
+            return b""
+        self._tls.shake_hands()
+        return self._tls.pending()
+
+    def receive(self, data: bytes) -> bytes:
+        """Take octets from the peer; give octets to send."""
+        if self._failed or self._tls is None or self.outcome is not None:
+            raise AuthenticationError("The exchange has not begun, or has ended.")
+        try:
+            return self._advance(self._tls, data)
+        except Exception:
+            self._failed = True
+            raise
+
+    def _advance(self, tls: TlsSession, data: bytes) -> bytes:
+        if self._ready is not None:
+            return self._await_ready(tls, self._ready, data)
+        if not tls.shake_hands(data):
+            return tls.pending()
+        if self._role is Role.ACCEPTOR:
+            return self._accept(tls)
+        self._ready = MessageReader()
+        return tls.pending() + self._await_ready(tls, self._ready, b"")
+
+    def _accept(self, tls: TlsSession) -> bytes:
+        pin = _judged(tls)
+        peer = self._authenticator.judge(pin, self._expected)
+        ready = Ready(
+            MECHANISM, str(self._authenticator.pin), str(pin), self._authenticator.clock()
+        )
+        self.outcome = Authenticated(peer, MECHANISM, None, tls.facts())
+        return tls.seal(ready.encode())
+
+    def _await_ready(self, tls: TlsSession, reader: MessageReader, data: bytes) -> bytes:
+        try:
+            plain = tls.open(data)
+        except AuthenticationError as error:
+            raise AuthenticationError(
+                f"The peer does not accept this end's key {self._authenticator.pin}: {error}"
+            ) from error
+        message = reader.feed(plain)
+        if message is None:
+            if tls.is_closed:
+                raise AuthenticationError("The peer closed the connection without 'ready'.")
+            return b""
+        pin = _judged(tls)
+        ready = Ready.decode(message)
+        ready.check(mechanism=MECHANISM, acceptor=str(pin), initiator=str(self._authenticator.pin))
+        peer = self._authenticator.judge(pin, self._expected)  # it may have changed since
+        tls.unread(reader.rest())
+        facts = {**tls.facts(), "peer_time": ready.time.isoformat()}
+        self.outcome = Authenticated(peer, MECHANISM, None, facts)
+        return b""
+
+    def _judge(self, pin: Pin) -> None:
+        self._authenticator.judge(pin, self._expected)
+
+    def pending(self) -> bytes:
+        """Give the alert, where TLS has made one."""
+        return self._tls.pending() if self._tls is not None else b""
+
+    def protection(self) -> IProtection:
+        """Give the TLS session, once."""
+        if self.outcome is None or self._tls is None:
+            raise AuthenticationError("There is no protection without an outcome.")
+        tls, self._tls = self._tls, None
+        return tls
+
+
+def _judged(tls: TlsSession) -> Pin:
+    assert tls.peer_pin is not None, "a finished handshake has judged a key"
+    return tls.peer_pin
