@@ -1,0 +1,434 @@
+"""The client's end of an SSH transport (RFC 4253), up to the proof of the host key.
+
+Conch negotiates the algorithms, exchanges the keys and hands messages to services.  This
+file takes over from it what comes before and below that: the exchange of versions, the
+binary packets, and strict key exchange.  And it stands between conch and everything that a
+server may send: what is malformed or comes at the wrong moment ends the connection with one
+reason, which whoever waits for the connection is told.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+from twisted.conch.ssh.transport import (
+    DISCONNECT_BY_APPLICATION,
+    MSG_NEWKEYS,
+    MSG_SERVICE_REQUEST,
+    MSG_UNIMPLEMENTED,
+    SSHCiphers,
+    SSHClientTransport,
+)
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IPushProducer, ITCPTransport
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from pkengine.errors import (
+    HostKeyRefused,
+    HostUnreachable,
+    InvalidKeyText,
+    SshConnectionLost,
+    SshError,
+)
+from pkengine.keys import SshPublicKey
+from pkengine.ssh.ciphers import CIPHERS, MACS, Keys, Opener, Plain, Sealer, opener, sealer
+from pkengine.ssh.host_keys import SIGNATURE_ALGORITHMS, IHostKeyVerifier
+from pkengine.ssh.wire import MalformedMessage, Reader, readable, string
+
+#: How much a server may say before its version string, and how long that may be.
+MAX_GREETING = 64 * 1024
+_MAX_VERSION = 255  # RFC 4253 §4.2
+#: How many messages that nobody understands are answered before the connection is ended.
+_MAX_UNIMPLEMENTED = 16
+
+_STRICT_CLIENT, _STRICT_SERVER = "kex-strict-c-v00@openssh.com", "kex-strict-s-v00@openssh.com"
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+
+
+class _NegotiatedCiphers(SSHCiphers):
+    """Holds what a key exchange negotiated until both sides said NEWKEYS."""
+
+    sealer: Sealer | None = None
+    opener: Opener | None = None
+
+    def setKeys(
+        self,
+        outIV: bytes,
+        outKey: bytes,
+        inIV: bytes,
+        inKey: bytes,
+        outInteg: bytes,
+        inInteg: bytes,
+    ) -> None:
+        """Take the keys that were agreed; conch calls this."""
+        out_cipher, out_mac = self.outCipType.decode(), self.outMACType.decode()
+        in_cipher, in_mac = self.inCipType.decode(), self.inMACType.decode()
+        self.sealer = sealer(out_cipher, out_mac, Keys(outIV, outKey, outInteg))
+        self.opener = opener(in_cipher, in_mac, Keys(inIV, inKey, inInteg))
+        self.encBlockSize = self.decBlockSize = 16  # tells conch that there are keys
+
+
+def _names(names: Iterable[str]) -> list[bytes]:
+    return [name.encode("ascii") for name in names]
+
+
+@implementer(IPushProducer)
+class SshTransport(SSHClientTransport):
+    """One connection to an SSH server.
+
+    Args:
+        where: the host as error texts name it.
+        verifier: judges the host's key.
+
+    Attributes:
+        secured: fires with None once the host has proved that it holds a key which the
+            verifier accepted, and encryption is on; fails with the reason otherwise.  Until
+            then nothing that is secret has been sent.
+        stage: what the connection waits for, in words.
+        ended_by: why the connection ended or is ending; None while it is alive.
+        server_version: the version string of the server, or empty before it came.
+    """
+
+    version = b"pkengine"
+    ourVersionString = b"SSH-2.0-pkengine"
+    supportedKeyExchanges = _names(
+        (
+            "curve25519-sha256",
+            "curve25519-sha256@libssh.org",
+            "ecdh-sha2-nistp256",
+            "ecdh-sha2-nistp384",
+            "ecdh-sha2-nistp521",
+            "diffie-hellman-group-exchange-sha256",
+            _STRICT_CLIENT,
+        )
+    )
+    supportedCiphers = _names(CIPHERS)
+    supportedMACs = _names(MACS)
+    supportedCompressions = _names(("none",))
+    _dhMinimalGroupSize = 2048
+    _dhPreferredGroupSize = 3072
+
+    def __init__(self, where: str, verifier: IHostKeyVerifier) -> None:
+        self.where = where
+        self.secured: Deferred[None] = Deferred()
+        self._network: Any = None  # the stream, which conch's type knows too little of
+        self.stage = "its SSH version string"
+        self.ended_by: SshError | None = None
+        self.server_version = ""
+        self._verifier = verifier
+        self._ask_for_key_types(*verifier.key_types)
+        self._host_key: SshPublicKey | None = None
+        self._is_secure = False
+        self._strict = False
+        self._received = bytearray()
+        self._sealer: Sealer = Plain()
+        self._opener: Opener = Plain()
+        self._requested: Any = None
+        self._unimplemented = 0
+        self._pending: _NegotiatedCiphers | None = None
+        self._is_lost = False
+        self._lost_waiters: list[Deferred[None]] = []
+        self._greeting_length = 0
+        self._is_congested = False
+        self.on_writable: Callable[[], None] = lambda: None
+
+    def _ask_for_key_types(self, *key_types: str) -> None:
+        self.supportedPublicKeys = _names(
+            algorithm for key_type in key_types for algorithm in SIGNATURE_ALGORITHMS[key_type]
+        )
+
+    # The connection's beginning and end.
+
+    def connectionMade(self) -> None:
+        """Say our version, and at once which algorithms we have."""
+        self._network = self.transport
+        if ITCPTransport.providedBy(self.transport):
+            self._network.setTcpNoDelay(True)
+            self._network.setTcpKeepAlive(True)
+        self._network.registerProducer(self, True)
+        super().connectionMade()
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        """Tell everybody who waits why there is no connection any more."""
+        if self.ended_by is None:
+            self.ended_by = self._error("the host closed the connection")
+        super().connectionLost(reason)
+        if self._requested is not None:
+            self._requested.serviceStopped()
+        if not self._is_secure:
+            self._is_secure = True
+            self.secured.errback(Failure(self.ended_by))
+        self._is_lost = True
+        waiters, self._lost_waiters = self._lost_waiters, []
+        for waiter in waiters:
+            if not waiter.called:  # it may have been cancelled
+                waiter.callback(None)
+
+    def when_lost(self) -> Deferred[None]:
+        """Give a Deferred that fires when the connection is gone."""
+        if self._is_lost:
+            return succeed(None)
+        self._lost_waiters.append(Deferred())
+        return self._lost_waiters[-1]
+
+    def end(self, reason: SshError) -> None:
+        """Cut the connection off without another word; the first reason is kept."""
+        if self.ended_by is None:
+            self.ended_by = reason
+        self._network.abortConnection()
+
+    def disconnect(self, reason: SshError, code: int = DISCONNECT_BY_APPLICATION) -> None:
+        """Say goodbye and close; the first reason is kept."""
+        if self.ended_by is None:
+            self.ended_by = reason
+            super().sendDisconnect(code, b"")
+
+    def _error(self, what: str) -> SshError:
+        if self._is_secure:
+            return SshConnectionLost(f"The SSH connection to {self.where} was lost: {what}.")
+        return HostUnreachable(
+            f"No SSH connection to {self.where}: {what} while {self.stage} was awaited. Check "
+            "that an SSH server, and nothing else, listens on that port."
+        )
+
+    def sendDisconnect(self, reason: int, desc: bytes) -> None:
+        """Conch calls this where it cannot go on."""
+        if self.ended_by is None:
+            self.ended_by = self._error(f"the SSH protocol was broken ({readable(desc)})")
+            super().sendDisconnect(reason, b"protocol error")
+
+    def receiveError(self, reasonCode: int, description: bytes) -> None:
+        """Keep the reason that the server gives for ending the connection."""
+        if self.ended_by is None:
+            self.ended_by = self._error(f"the host says '{readable(description)}'")
+
+    # Octets in: the version string, then packets.
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take octets from the network."""
+        self._received += data
+        try:
+            if not self.gotVersion and not self._receive_version():
+                return
+            while self.ended_by is None:
+                payload = self._opener.open(self.incomingPacketSequence, self._received)
+                if payload is None:
+                    break
+                self.incomingPacketSequence = (self.incomingPacketSequence + 1) & 0xFFFF_FFFF
+                self.dispatchMessage(payload[0], payload[1:])
+        except SshError as error:
+            self.end(error)
+        except Exception as error:  # conch shows malformed messages by exceptions of many types
+            self._log.debug("{where}: {error!r}", where=self.where, error=error)
+            ending = self._error(f"the SSH protocol was broken ({readable(str(error))})")
+            ending.__cause__ = error
+            self.end(ending)
+        self._acknowledge_quickly()
+
+    def _acknowledge_quickly(self) -> None:
+        """Acknowledge what was read at once.
+
+        Until a session starts, sshd leaves Nagle's algorithm on, and then waits for our
+        acknowledgement, which Linux delays by 40 ms.  The option does not last.
+        """
+        if _QUICKACK is not None and ITCPTransport.providedBy(self.transport):
+            handle = self._network.getHandle()
+            if handle.fileno() >= 0:
+                handle.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+
+    def _receive_version(self) -> bool:
+        """Read lines until one is the version string (RFC 4253 §4.2)."""
+        while (end := self._received.find(b"\n")) >= 0:
+            line = bytes(self._received[:end]).rstrip(b"\r")
+            del self._received[: end + 1]
+            if line.startswith(b"SSH-"):
+                if len(line) > _MAX_VERSION:
+                    raise self._error("the version string is too long")
+                self.server_version = readable(line)
+                if not line.startswith((b"SSH-2.0-", b"SSH-1.99-")):
+                    raise self._error(f"the host speaks '{self.server_version}', not SSH 2")
+                self.otherVersionString = line
+                self.gotVersion = True
+                self.stage = "its key exchange"
+                return True
+            self._greeting_length += end + 1
+        if self._greeting_length + len(self._received) > MAX_GREETING:
+            raise self._error("what the host sends is not SSH")
+        return False
+
+    def dispatchMessage(self, messageNum: int, payload: bytes) -> None:
+        """Hand a message on, unless it must not come at this moment."""
+        if 30 <= messageNum <= 49 and (self._pending is None or self._pending.sealer is not None):
+            raise MalformedMessage(f"message {messageNum} outside a key exchange")
+        if self._strict and not self._is_secure and not 20 <= messageNum <= 49 and messageNum != 1:
+            raise MalformedMessage(f"message {messageNum} within the first key exchange")
+        super().dispatchMessage(messageNum, payload)
+
+    def sendUnimplemented(self) -> None:
+        """Say that a message was not understood, but not without end."""
+        self._unimplemented += 1
+        if self._unimplemented > _MAX_UNIMPLEMENTED:
+            raise MalformedMessage("too many messages that nobody asked for")
+        number = (self.incomingPacketSequence - 1) & 0xFFFF_FFFF
+        self.sendPacket(MSG_UNIMPLEMENTED, number.to_bytes(4, "big"))
+
+    def receiveUnimplemented(self, seqnum: int) -> None:
+        """All that we send is part of every SSH server."""
+        raise MalformedMessage("the host does not know a message that every SSH server knows")
+
+    def receiveDebug(self, alwaysDisplay: bool, message: bytes, lang: bytes) -> None:
+        """Leave out what a server tells for debugging."""
+
+    # Octets out.
+
+    def sendPacket(self, messageType: int, payload: bytes) -> None:
+        """Send a message; during a key exchange keep back what must not come in between."""
+        is_exchanging = self._keyExchangeState != self._KEY_EXCHANGE_NONE
+        if is_exchanging and not self._allowedKeyExchangeMessageType(messageType):
+            cast(list[tuple[int, bytes]], self._blockedByKeyExchange).append(
+                (messageType, payload)
+            )
+            return
+        message = bytes((messageType,)) + payload
+        self._network.write(self._sealer.seal(self.outgoingPacketSequence, message))
+        self.outgoingPacketSequence = (self.outgoingPacketSequence + 1) & 0xFFFF_FFFF
+        if messageType == MSG_NEWKEYS:
+            assert self._pending is not None
+            assert self._pending.sealer is not None
+            self._sealer = self._pending.sealer
+            if self._strict:
+                self.outgoingPacketSequence = 0
+
+    @property
+    def is_congested(self) -> bool:
+        """Tell whether more was written than the network has taken yet."""
+        return self._is_congested
+
+    def pauseProducing(self) -> None:
+        """The network takes no more: stop writing, and reading too, because reading answers."""
+        self._is_congested = True
+        self._network.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """The network takes more."""
+        self._is_congested = False
+        self._network.resumeProducing()
+        self.on_writable()
+
+    def stopProducing(self) -> None:
+        """The connection is going away; `connectionLost` follows."""
+
+    # The key exchange.
+
+    def ssh_KEXINIT(self, packet: bytes) -> None:
+        """Compare the lists of algorithms of both sides and begin the key exchange."""
+        reader = Reader(packet)
+        reader.octets(16)
+        exchanges, host_keys = reader.name_list(), reader.name_list()
+        ciphers_out, ciphers_in = reader.name_list(), reader.name_list()
+        macs_out, macs_in = reader.name_list(), reader.name_list()
+        if not self._is_secure:
+            if _STRICT_SERVER in exchanges:
+                self._strict = True
+                if self.incomingPacketSequence != 1:
+                    raise MalformedMessage("a message before the first key exchange")
+            self._verifier.offered(host_keys)
+        self._require_common("key exchange method", exchanges, self.supportedKeyExchanges)
+        self._require_common("host key algorithm", host_keys, self.supportedPublicKeys)
+        for theirs in (ciphers_out, ciphers_in):
+            self._require_common("cipher", theirs, self.supportedCiphers)
+        for theirs in (macs_out, macs_in):
+            self._require_common("MAC", theirs, self.supportedMACs)
+        super().ssh_KEXINIT(packet)
+        chosen = self.nextEncryptions
+        self.nextEncryptions = self._pending = _NegotiatedCiphers(
+            chosen.outCipType, chosen.inCipType, chosen.outMACType, chosen.inMACType
+        )
+
+    def _require_common(self, what: str, theirs: list[str], ours: list[bytes]) -> None:
+        names = [name.decode() for name in ours if name != _STRICT_CLIENT.encode()]
+        if not set(theirs).intersection(names):
+            error = SshConnectionLost if self._is_secure else HostUnreachable
+            raise error(
+                f"{self.where} and this side share no {what}: the host offers "
+                f"{readable(', '.join(theirs)) or 'none'}; this side offers {', '.join(names)}. "
+                "Allow one of these in the host's sshd_config."
+            )
+
+    def ssh_KEX_DH_GEX_GROUP(self, packet: bytes) -> Any:
+        """Take message 31: the host's key, but a group where that was asked for."""
+        if not self.kexAlg.startswith(b"diffie-hellman-group-exchange"):
+            self._check_algorithms(packet)
+        return super().ssh_KEX_DH_GEX_GROUP(packet)
+
+    def ssh_KEX_DH_GEX_REPLY(self, packet: bytes) -> Any:
+        """Take message 33: the host's key after a group was asked for."""
+        self._check_algorithms(packet)
+        return super().ssh_KEX_DH_GEX_REPLY(packet)
+
+    def _check_algorithms(self, packet: bytes) -> None:
+        """See that key and signature are of the kind that was negotiated.
+
+        Conch takes whatever kind of signature the host puts there, such as one with SHA-1.
+        """
+        reader = Reader(packet)
+        key_type = Reader(reader.string()).string().decode("ascii", "replace")
+        reader.string()
+        signature = Reader(reader.string()).string()
+        algorithm = self.keyAlg.decode()
+        if signature != self.keyAlg or algorithm not in SIGNATURE_ALGORITHMS.get(key_type, ()):
+            raise MalformedMessage(f"the host key or its signature is not {algorithm}")
+
+    def verifyHostKey(self, hostKey: bytes, fingerprint: bytes) -> Deferred[bool]:
+        """Judge the host's key; conch asks before it uses it."""
+        try:
+            key = SshPublicKey.from_blob(hostKey)
+            if self._host_key is None:
+                self._verifier.judge(key)
+                self._host_key = key
+            elif key != self._host_key:
+                raise self._error("the host changed its key within the connection")
+        except (HostKeyRefused, InvalidKeyText, SshError) as error:
+            refusal = error if isinstance(error, SshError) else self._error(str(error))
+            self.end(refusal)
+            return fail(refusal)
+        return succeed(True)
+
+    def ssh_NEWKEYS(self, packet: bytes) -> None:
+        """Decrypt with the new keys from here on."""
+        if self._pending is None or self._pending.opener is None:
+            raise MalformedMessage("new keys that were not agreed")
+        self._opener, self._pending = self._pending.opener, None
+        if self._strict:
+            self.incomingPacketSequence = 0
+        super().ssh_NEWKEYS(packet)
+
+    def connectionSecure(self) -> None:
+        """The keys are in use; conch calls this after every key exchange."""
+        if not self._is_secure:
+            self._is_secure = True
+            assert self._host_key is not None
+            self._ask_for_key_types(self._host_key.key_type)
+            self.stage = "its answer"
+            self.secured.callback(None)
+
+    # Services.
+
+    def requestService(self, instance: Any) -> None:
+        """Ask for a service, such as ``ssh-userauth``.
+
+        Its `serviceStopped` is called at the end of the connection, started or not.
+        """
+        self._requested = instance
+        instance.transport = self
+        self.sendPacket(MSG_SERVICE_REQUEST, string(instance.name))
+
+    def ssh_SERVICE_ACCEPT(self, packet: bytes) -> None:
+        """Start the service that was asked for, once."""
+        instance, self._requested = self._requested, None
+        if instance is None or Reader(packet).string() != instance.name:
+            raise MalformedMessage("the host accepts a service that was not asked for")
+        self.setService(instance)
