@@ -19,13 +19,16 @@ def make_private_directory(directory: Path) -> None:
     """Make a folder that only its owner may enter, or check that it is one.
 
     Raises:
-        KeyFileError: it cannot be made, or it lets others in.
+        KeyFileError: it cannot be made or entered, or it lets others in.
     """
     try:
         directory.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
         mode = stat.S_IMODE(directory.stat().st_mode)
+        os.scandir(directory).close()
     except OSError as error:
-        raise KeyFileError(f"Cannot make the folder {directory}: {error.strerror}.") from error
+        raise KeyFileError(
+            f"Cannot make or enter the folder {directory}: {error.strerror}."
+        ) from error
     if mode & 0o077:
         raise KeyFileError(
             f"The folder {directory} has mode {mode:04o} and lets other users in: "
