@@ -12,12 +12,18 @@ and a half of them is taken for dead.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IDelayedCall, IProtocol, IPushProducer, IReactorTime
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IProtocol,
+    IPushProducer,
+    IReactorTime,
+)
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -145,6 +151,11 @@ class Channel:
     def peer_name(self) -> str:
         """The name that the peer proved to have."""
         return self.authenticated.peer.name
+
+    @property
+    def peer_address(self) -> IAddress:
+        """Where the peer is, as far as the network shows it."""
+        return cast(IAddress, self._transport.getPeer())
 
     # The face to the connection.
 
