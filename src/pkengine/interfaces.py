@@ -10,42 +10,63 @@ from zope.interface import Attribute, Interface
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
-    from pkengine.auth.peer import Authenticated, TrustedPeer
-    from pkengine.keys.pin import Pin
+    from pkengine.auth.peer import Authenticated, PeerKey, TrustedPeer
+    from pkengine.auth.shared_key import SharedKey
+    from pkengine.keys.key_id import KeyId
 
 
 class ITrustStore(Interface):
     """The peers that one end accepts; read anew for each connection."""
 
-    def lookup(pin: Pin) -> TrustedPeer | None:
+    def lookup(key: PeerKey) -> TrustedPeer | None:
         """Give the record of a key, or None where the key is not (or no longer) accepted."""
 
     def peers() -> Iterable[TrustedPeer]:
         """Give every record that is accepted now."""
 
     def add(peer: TrustedPeer) -> None:
-        """Accept a key; a record with the same pin is replaced."""
+        """Accept a key; a record with the same key is replaced."""
 
-    def remove(pin: Pin) -> None:
+    def remove(key: PeerKey) -> None:
         """Accept a key no longer; its live connections close at once.
 
         Raises:
             KeyError: the key was not accepted.
         """
 
-    def watch(callback: Callable[[Pin], None], clock: IReactorTime) -> Callable[[], None]:
-        """Ask to be called, in the reactor's thread, with each pin that loses trust.
+    def watch(callback: Callable[[PeerKey], None], clock: IReactorTime) -> Callable[[], None]:
+        """Ask to be called, in the reactor's thread, with each key that loses trust.
 
-        A pin also loses trust when its record expires, or when it is replaced by one
+        A key also loses trust when its record expires, or when it is replaced by one
         with another name or mechanism.
 
         Args:
-            callback: takes the pin.
+            callback: takes the key.
             clock: what the store looks with, every now and then while it is watched, for
                 a changed file or an expired record.
 
         Returns:
             A function that ends the watch.
+        """
+
+
+class ISharedKeyStore(Interface):
+    """The secrets that one end shares with its peers; trust in them is the trust store's."""
+
+    def key(key_id: KeyId) -> SharedKey | None:
+        """Give a key, or None; in the same time for both."""
+
+    def keys() -> Iterable[SharedKey]:
+        """Give every key."""
+
+    def add(key: SharedKey) -> None:
+        """Keep a key."""
+
+    def remove(key_id: KeyId) -> None:
+        """Forget a key.
+
+        Raises:
+            KeyError: there is no such key.
         """
 
 
@@ -112,14 +133,16 @@ class IAuthenticator(Interface):
     mechanism: str = Attribute("The mechanism's name, as peer records and strings have it.")
     trust: ITrustStore = Attribute("The peers it accepts; what loses trust there is cut off.")
 
-    def initiator(expected: str | None = None) -> IExchange:
+    def initiator(expected: str | None = None, channel_binding: bytes = b"") -> IExchange:
         """Begin an exchange as the initiator.
 
         Args:
             expected: the name of the peer that must answer, or None for any trusted one.
+            channel_binding: the RFC 9266 exporter value of the TLS connection below, or
+                empty where there is none.
         """
 
-    def acceptor() -> IExchange:
+    def acceptor(channel_binding: bytes = b"") -> IExchange:
         """Begin an exchange as the acceptor."""
 
 

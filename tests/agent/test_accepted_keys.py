@@ -15,7 +15,7 @@ from pkengine.errors import AgentError, InvalidKeyText, TrustFileError
 from pkengine.keys import Pin
 
 OWN = Pin(b"0" * 32)
-ENGINE_1 = TrustedPeer(name="engine-1", pin=Pin(b"1" * 32), comment="the first")
+ENGINE_1 = TrustedPeer(name="engine-1", key=Pin(b"1" * 32), comment="the first")
 ENGINE_2 = Pin(b"2" * 32)
 FUTURE = datetime.datetime(2127, 1, 1, tzinfo=datetime.timezone.utc)
 
@@ -32,7 +32,7 @@ class AcceptedKeysTests(TestCase):
     def test_list_tells_all_that_is_known_of_each_key(self) -> None:
         self.assertEqual(
             self.keys.list(),
-            [AcceptedKey(pin=str(ENGINE_1.pin), name="engine-1", comment="the first")],
+            [AcceptedKey(pin=str(ENGINE_1.key), name="engine-1", comment="the first")],
         )
 
     def test_added_key_is_accepted_and_written_down(self) -> None:
@@ -42,7 +42,7 @@ class AcceptedKeysTests(TestCase):
         self.assertEqual((found.name, found.expires), ("engine-2", FUTURE))
         self.assertEqual(
             self.path.read_text(),
-            f"# ours\n{ENGINE_1.pin} name=engine-1 # the first\n"
+            f"# ours\n{ENGINE_1.key} name=engine-1 # the first\n"
             f"{ENGINE_2} name=engine-2 expires=2127-01-01T00:00:00Z\n",
         )
 
@@ -73,24 +73,24 @@ class AcceptedKeysTests(TestCase):
 
     def test_removed_key_is_accepted_no_longer(self) -> None:
         self.keys.add(AddKey(pin=str(ENGINE_2), name="engine-2"), "engine-1")
-        removed = self.keys.remove(RemoveKey(pin=str(ENGINE_1.pin)), "engine-2", may_be_last=False)
+        removed = self.keys.remove(RemoveKey(pin=str(ENGINE_1.key)), "engine-2", may_be_last=False)
         self.assertEqual(removed.name, "engine-1")
         self.assertEqual([key.name for key in self.keys.list()], ["engine-2"])
 
     def test_last_key_stays_unless_the_caller_can_come_back_without(self) -> None:
-        request = RemoveKey(pin=str(ENGINE_1.pin))
+        request = RemoveKey(pin=str(ENGINE_1.key))
         error = self.assertRaises(
             AgentError, self.keys.remove, request, "engine-1", may_be_last=False
         )
         self.assertIn("pkagent keys remove", str(error))
-        self.assertIsNotNone(self.trust.lookup(ENGINE_1.pin))
+        self.assertIsNotNone(self.trust.lookup(ENGINE_1.key))
         self.keys.remove(request, "uid 0", may_be_last=True)
         self.assertEqual(self.keys.list(), [])
 
     def test_key_that_has_expired_does_not_count_as_another_one(self) -> None:
         past = datetime.datetime(2000, 1, 1, tzinfo=datetime.timezone.utc)
         self.keys.add(AddKey(pin=str(ENGINE_2), name="old", expires=past), "engine-1")
-        request = RemoveKey(pin=str(ENGINE_1.pin))
+        request = RemoveKey(pin=str(ENGINE_1.key))
         self.assertRaises(AgentError, self.keys.remove, request, "engine-1", may_be_last=False)
 
     def test_unknown_key_is_said_to_be_unknown(self) -> None:

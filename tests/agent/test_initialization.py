@@ -18,9 +18,9 @@ from pkengine.auth.trust import FileTrustStore
 from pkengine.errors import AgentError, KeyFileError, TrustFileError
 from pkengine.keys import KeyPair, Pin
 
-ENGINE_1 = TrustedPeer(name="engine-1", pin=Pin(b"1" * 32))
-ENGINE_1_NEW = TrustedPeer(name="engine-1", pin=Pin(b"2" * 32), comment="after the move")
-ENGINE_2 = TrustedPeer(name="engine-2", pin=Pin(b"3" * 32))
+ENGINE_1 = TrustedPeer(name="engine-1", key=Pin(b"1" * 32))
+ENGINE_1_NEW = TrustedPeer(name="engine-1", key=Pin(b"2" * 32), comment="after the move")
+ENGINE_2 = TrustedPeer(name="engine-2", key=Pin(b"3" * 32))
 
 
 class InitializationTests(TestCase):
@@ -50,7 +50,7 @@ class InitializationTests(TestCase):
         initialize(self.state, [ENGINE_1, ENGINE_2])
         done = initialize(self.state, [ENGINE_1_NEW])
         self.assertEqual(self.accepted(), {ENGINE_1_NEW, ENGINE_2})
-        self.assertEqual(done.removed, [str(ENGINE_1.pin)])
+        self.assertEqual(done.removed, [str(ENGINE_1.key)])
 
     def test_engine_may_have_an_old_and_a_new_key(self) -> None:
         initialize(self.state, [ENGINE_1])
@@ -115,7 +115,7 @@ class InitializationTests(TestCase):
 
     def test_key_of_the_agent_itself_is_refused(self) -> None:
         own = self.state.prepare().pin
-        engine = TrustedPeer(name="mirror", pin=own)
+        engine = TrustedPeer(name="mirror", key=own)
         self.assertRaises(AgentError, initialize, self.state, [ENGINE_1, engine])
         self.assertEqual(self.accepted(), set())
 

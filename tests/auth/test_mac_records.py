@@ -53,11 +53,15 @@ class RoundTrip(SynchronousTestCase):
         self.assertEqual(them.open(us.seal(b"one") + us.seal(b"two")), b"onetwo")
         self.assertEqual(us.open(them.seal(b"three")), b"three")
 
-    def test_octets_that_came_behind_the_handshake_are_read_first(self) -> None:
-        us, _ = pair()
-        wire = us.seal(b"hello")
-        them = MacRecords(B, A, clock=Clock().seconds, leftover=wire[:5])
-        self.assertEqual(them.open(wire[5:]), b"hello")
+    def test_octets_that_are_put_back_are_given_first(self) -> None:
+        us, them = pair()
+        them.unread(b"two")
+        them.unread(b"one")
+        self.assertEqual(them.open(us.seal(b"three")), b"onetwothree")
+        self.assertEqual(them.open(us.seal(b"four")), b"four")
+
+    def test_there_is_never_an_alert(self) -> None:
+        self.assertEqual(pair()[0].pending(), b"")
 
     def test_a_record_is_what_the_documentation_says(self) -> None:
         us, _ = pair()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.logger import Logger
 
-from pkengine.auth.peer import TrustedPeer
+from pkengine.auth.peer import TrustedPeer, parse_peer_key
 from pkengine.channel.verbs import AcceptedKey, AddKey, RemoveKey
 from pkengine.errors import AgentError
 from pkengine.interfaces import ITrustStore
@@ -14,7 +14,7 @@ from pkengine.keys import Pin
 def accepted_key(peer: TrustedPeer) -> AcceptedKey:
     """Give a record of trust in the form in which it is told."""
     return AcceptedKey(
-        pin=str(peer.pin),
+        pin=str(peer.key),
         name=peer.name,
         mechanism=peer.mechanism,
         expires=peer.expires,
@@ -54,15 +54,15 @@ class AcceptedKeys:
         """
         peer = TrustedPeer(
             name=request.name,
-            pin=Pin.parse(request.pin),
+            key=Pin.parse(request.pin),
             expires=request.expires,
             comment=request.comment,
         )
-        if peer.pin == self._own:
-            raise AgentError(f"{peer.pin} is this agent's own key: give the key of an engine.")
+        if peer.key == self._own:
+            raise AgentError(f"{peer.key} is this agent's own key: give the key of an engine.")
         self._trust.add(peer)
         self._log.info(
-            "Key {pin} of {name} is accepted: {by}", pin=peer.pin, name=peer.name, by=by
+            "Key {pin} of {name} is accepted: {by}", pin=peer.key, name=peer.name, by=by
         )
         return accepted_key(peer)
 
@@ -81,16 +81,16 @@ class AcceptedKeys:
             InvalidKeyText: the pin is malformed.
             AgentError: the key is not accepted anyway, or is the last one.
         """
-        pin = Pin.parse(request.pin)
-        peer = self._trust.lookup(pin)
+        key = parse_peer_key(request.pin)
+        peer = self._trust.lookup(key)
         if peer is None:
-            raise AgentError(f"The key {pin} is not among those that this agent accepts.")
-        if not may_be_last and all(other.pin == pin for other in self._trust.peers()):
+            raise AgentError(f"The key {key} is not among those that this agent accepts.")
+        if not may_be_last and all(other.key == key for other in self._trust.peers()):
             raise AgentError(
-                f"{pin} is the last key that this agent accepts, and without it no engine "
+                f"{key} is the last key that this agent accepts, and without it no engine "
                 f"could reach the host: add another key first, or run on the host: "
-                f"pkagent keys remove {pin}"
+                f"pkagent keys remove {key}"
             )
-        self._trust.remove(pin)
-        self._log.info("Key {pin} of {name} was removed: {by}", pin=pin, name=peer.name, by=by)
+        self._trust.remove(key)
+        self._log.info("Key {pin} of {name} was removed: {by}", pin=key, name=peer.name, by=by)
         return accepted_key(peer)

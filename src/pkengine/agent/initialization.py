@@ -47,15 +47,15 @@ def initialize(state: StateFolder, engines: Sequence[TrustedPeer]) -> Initialize
         TrustFileError: the file of accepted keys is malformed or too open.
     """
     key_pair = state.prepare()
-    given = {peer.pin: peer for peer in engines}
+    given = {peer.key: peer for peer in engines}
     if key_pair.pin in given:
         raise AgentError(f"{key_pair.pin} is this agent's own key: give the key of an engine.")
     trust = FileTrustStore(state.authorized_engines)
     for peer in given.values():
-        if trust.lookup(peer.pin) != peer:
+        if trust.lookup(peer.key) != peer:
             trust.add(peer)
     names = {peer.name for peer in given.values()}
-    old = [peer.pin for peer in trust.peers() if peer.name in names and peer.pin not in given]
+    old = [peer.key for peer in trust.peers() if peer.name in names and peer.key not in given]
     for pin in old:
         trust.remove(pin)
     return Initialized(
@@ -63,6 +63,6 @@ def initialize(state: StateFolder, engines: Sequence[TrustedPeer]) -> Initialize
         uuid=state.host_uuid(),
         version=pkengine.__version__,
         state=str(state.directory),
-        engines=[str(peer.pin) for peer in trust.peers()],
+        engines=[str(peer.key) for peer in trust.peers()],
         removed=[str(pin) for pin in old],
     )

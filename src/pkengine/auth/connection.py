@@ -40,10 +40,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pkengine.auth.peer import Authenticated
+from pkengine.auth.peer import Authenticated, PeerKey
 from pkengine.errors import AuthenticationError, AuthenticationTimeout
 from pkengine.interfaces import IAuthenticatedTransport, IExchange, IProtection, ITrustStore
-from pkengine.keys.pin import Pin
 
 _log = Logger()
 
@@ -316,11 +315,11 @@ class AuthenticatedConnection:
         self._cancel_deadline()
         self._transport.abortConnection()
 
-    def _trust_withdrawn(self, pin: Pin) -> None:
-        if pin == self.authenticated.peer.pin:
+    def _trust_withdrawn(self, key: PeerKey) -> None:
+        if key == self.authenticated.peer.key:
             _log.info("Trust in {peer} is withdrawn: its connection ends", peer=self._label())
             self.cut(
-                AuthenticationError(f"The key {pin} of {self._label()} is not trusted any more.")
+                AuthenticationError(f"The key {key} of {self._label()} is not trusted any more.")
             )
 
     # The face to the application.

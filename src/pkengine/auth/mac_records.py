@@ -78,11 +78,10 @@ class MacRecords:
         send_key: bytes, 32 long, for what this end sends.
         receive_key: bytes, 32 long, for what the peer sends.
         clock: seconds that only go forward, for the age of a key.
-        leftover: octets that arrived behind the last message of the handshake.
     """
 
     __slots__ = ("_buffer", "_clock", "_is_broken", "_is_closing", "_key_since", "_receive",
-                 "_send", "is_closed")  # fmt: skip
+                 "_send", "_unread", "is_closed")  # fmt: skip
 
     def __init__(
         self,
@@ -90,13 +89,13 @@ class MacRecords:
         receive_key: bytes,
         *,
         clock: Callable[[], float],
-        leftover: bytes = b"",
     ) -> None:
         self._send = _Direction(send_key)
         self._receive = _Direction(receive_key)
         self._clock = clock
         self._key_since = clock()
-        self._buffer = bytearray(leftover)
+        self._buffer = bytearray()
+        self._unread = b""
         self._is_broken = False
         self._is_closing = False
         self.is_closed = False
@@ -120,6 +119,14 @@ class MacRecords:
         self._is_closing = True
         return record
 
+    def pending(self) -> bytes:
+        """Give nothing: there is no alert."""
+        return b""
+
+    def unread(self, data: bytes) -> None:
+        """Put application octets back; the next `open` gives them first."""
+        self._unread = data + self._unread
+
     def rekey(self) -> bytes:
         """Change the key for sending; give the record that tells the peer."""
         record = self._mac_record(_REKEY, b"")
@@ -138,7 +145,8 @@ class MacRecords:
             raise AuthenticationError("A record was wrong before, so nothing more is read.")
         buffer = self._buffer
         buffer += data
-        payloads: list[bytes] = []
+        payloads = [self._unread] if self._unread else []
+        self._unread = b""
         position = 0
         try:
             while len(buffer) - position >= _HEADER.size:

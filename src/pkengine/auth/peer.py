@@ -7,8 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from pkengine.keys.key_id import KeyId
 from pkengine.keys.pin import Pin
 from pkengine.keys.secret import Secret
+
+#: What a peer is known by: the pin of its public key, or the id of a shared secret.
+PeerKey = Pin | KeyId
+
+
+def parse_peer_key(text: str) -> PeerKey:
+    """Read the text form of a pin or of a key id.
+
+    Raises:
+        InvalidKeyText: it is neither.
+    """
+    return KeyId.parse(text) if text.startswith("kid//") else Pin.parse(text)
 
 
 class Role(Enum):
@@ -27,14 +40,14 @@ class TrustedPeer:
 
     Attributes:
         name: who the peer is; what the rest of a program knows it by.
-        pin: the key.
+        key: the pin of its public key, or the id of the secret that it shares with us.
         mechanism: the one mechanism that this peer may use.
         expires: when this trust ends, with a time zone, or None for never.
         comment: what a person wrote beside it.
     """
 
     name: str
-    pin: Pin
+    key: PeerKey
     mechanism: str = "pin"
     expires: datetime.datetime | None = None
     comment: str = ""

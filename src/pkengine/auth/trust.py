@@ -5,6 +5,9 @@ A trust file has one key a line, in the manner of ``authorized_keys``::
     # the engines of the data centre
     sha256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU= name=engine-1 # old key
     sha256//RBNvo1WzZ4oRRq0W9+hknpT7T8If536DEMBg9hyq/4o= name=engine-2 expires=2027-01-01T00:00:00Z
+    kid//0b9f4e2d7c1a48e5a3d6f80912b7c4de name=engine-3 mechanism=hmac
+
+What stands in front is the pin of a public key, or the id of a secret that both share.
 
 The file is looked at whenever a key is looked up, and once a second while connections
 depend on it.  A file with a malformed line is not applied at all: what was in force stays
@@ -28,11 +31,10 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from pkengine.auth.peer import TrustedPeer
+from pkengine.auth.peer import PeerKey, TrustedPeer, parse_peer_key
 from pkengine.errors import InvalidKeyText, TrustFileError
 from pkengine.interfaces import ITrustStore
 from pkengine.keys.files import write_atomically
-from pkengine.keys.pin import Pin
 
 _log = Logger()
 
@@ -65,28 +67,28 @@ def parse_trust_line(line: str) -> TrustedPeer | None:
     if not words:
         return None
     try:
-        pin = Pin.parse(words[0])
+        key = parse_peer_key(words[0])
     except InvalidKeyText as error:
         raise TrustFileError(str(error)) from error
     options: dict[str, str] = {}
     for word in words[1:]:
-        key, equals, value = word.partition("=")
-        if key not in _OPTIONS or not equals or key in options:
+        option, equals, value = word.partition("=")
+        if option not in _OPTIONS or not equals or option in options:
             raise TrustFileError(
                 f"The option {word!r} is unknown, has no value or stands there twice: "
                 f"expected each of {', '.join(_OPTIONS)} at most once, as KEY=VALUE."
             )
         if not _WORD.fullmatch(value):
             raise TrustFileError(
-                f"The value of {key!r} is {value!r}: expected 1 to 255 printable ASCII "
+                f"The value of {option!r} is {value!r}: expected 1 to 255 printable ASCII "
                 "characters without spaces and '#'."
             )
-        options[key] = value
+        options[option] = value
     if "name" not in options:
-        raise TrustFileError(f"The key {pin} has no name: add name=NAME behind it.")
+        raise TrustFileError(f"The key {key} has no name: add name=NAME behind it.")
     return TrustedPeer(
         name=options["name"],
-        pin=pin,
+        key=key,
         mechanism=options.get("mechanism", "pin"),
         expires=_parse_time(options["expires"]) if "expires" in options else None,
         comment=comment.strip(),
@@ -109,7 +111,7 @@ def format_trust_line(peer: TrustedPeer) -> str:
     Raises:
         TrustFileError: the name, mechanism or comment cannot stand in a line.
     """
-    words = [str(peer.pin), f"name={peer.name}"]
+    words = [str(peer.key), f"name={peer.name}"]
     if peer.mechanism != "pin":
         words.append(f"mechanism={peer.mechanism}")
     if peer.expires is not None:
@@ -120,7 +122,7 @@ def format_trust_line(peer: TrustedPeer) -> str:
         words.append(f"# {peer.comment}")
     line = " ".join(words)
     if len(line.splitlines()) != 1:
-        raise TrustFileError(f"The comment of {peer.pin} has more than one line.")
+        raise TrustFileError(f"The comment of {peer.key} has more than one line.")
     parsed = parse_trust_line(line)
     if parsed is None or (parsed.name, parsed.mechanism) != (peer.name, peer.mechanism):
         raise TrustFileError(
@@ -144,16 +146,16 @@ class MemoryTrustStore:
 
     def __init__(self, peers: Iterable[TrustedPeer] = (), *, clock: Clock = utc_now) -> None:
         self._clock = clock
-        self._accepted: dict[Pin, TrustedPeer] = {}
+        self._accepted: dict[PeerKey, TrustedPeer] = {}
         self._next_expiry: datetime.datetime | None = None
-        self._watchers: dict[object, Callable[[Pin], None]] = {}
+        self._watchers: dict[object, Callable[[PeerKey], None]] = {}
         self._watch_loop: LoopingCall | None = None
-        self._replace({peer.pin: peer for peer in peers})
+        self._replace({peer.key: peer for peer in peers})
 
-    def lookup(self, pin: Pin) -> TrustedPeer | None:
+    def lookup(self, key: PeerKey) -> TrustedPeer | None:
         """Give the record of a key, or None where the key is not (or no longer) accepted."""
         self.refresh()
-        return self._accepted.get(pin)
+        return self._accepted.get(key)
 
     def peers(self) -> Iterable[TrustedPeer]:
         """Give every record that is accepted now."""
@@ -161,23 +163,25 @@ class MemoryTrustStore:
         return tuple(self._accepted.values())
 
     def add(self, peer: TrustedPeer) -> None:
-        """Accept a key; a record with the same pin is replaced."""
+        """Accept a key; a record with the same key is replaced."""
         self.refresh()
-        self._replace({**self._accepted, peer.pin: peer})
+        self._replace({**self._accepted, peer.key: peer})
 
-    def remove(self, pin: Pin) -> None:
+    def remove(self, key: PeerKey) -> None:
         """Accept a key no longer; its live connections close at once.
 
         Raises:
             KeyError: the key was not accepted.
         """
         self.refresh()
-        if pin not in self._accepted:
-            raise KeyError(pin)
-        self._replace({key: peer for key, peer in self._accepted.items() if key != pin})
+        if key not in self._accepted:
+            raise KeyError(key)
+        self._replace({known: peer for known, peer in self._accepted.items() if known != key})
 
-    def watch(self, callback: Callable[[Pin], None], clock: IReactorTime) -> Callable[[], None]:
-        """Ask to be called with each pin that loses trust; see `ITrustStore.watch`."""
+    def watch(
+        self, callback: Callable[[PeerKey], None], clock: IReactorTime
+    ) -> Callable[[], None]:
+        """Ask to be called with each key that loses trust; see `ITrustStore.watch`."""
         token = object()
         self._watchers[token] = callback
         if self._watch_loop is None:
@@ -199,25 +203,25 @@ class MemoryTrustStore:
         if self._next_expiry is not None and self._next_expiry <= self._clock():
             self._replace(self._accepted)
 
-    def _replace(self, peers: dict[Pin, TrustedPeer]) -> None:
+    def _replace(self, peers: dict[PeerKey, TrustedPeer]) -> None:
         """Put these records in force, except the expired, and tell who lost trust."""
         before, now = self._accepted, self._clock()
         self._accepted = {
-            pin: peer for pin, peer in peers.items() if peer.expires is None or peer.expires > now
+            key: peer for key, peer in peers.items() if peer.expires is None or peer.expires > now
         }
         self._next_expiry = min(
             (peer.expires for peer in self._accepted.values() if peer.expires is not None),
             default=None,
         )
-        for pin, peer in before.items():
-            after = self._accepted.get(pin)
+        for key, peer in before.items():
+            after = self._accepted.get(key)
             if after is None or (after.name, after.mechanism) != (peer.name, peer.mechanism):
-                self._announce(pin)
+                self._announce(key)
 
-    def _announce(self, pin: Pin) -> None:
+    def _announce(self, key: PeerKey) -> None:
         for callback in tuple(self._watchers.values()):
-            with _log.failuresHandled("While withdrawing trust from {pin}", pin=pin):
-                callback(pin)
+            with _log.failuresHandled("While withdrawing trust from {key}", key=key):
+                callback(key)
 
 
 class FileTrustStore(MemoryTrustStore):
@@ -258,7 +262,7 @@ class FileTrustStore(MemoryTrustStore):
         super().refresh()
 
     def add(self, peer: TrustedPeer) -> None:
-        """Accept a key, and write its line; the line of the same pin is replaced.
+        """Accept a key, and write its line; the line of the same key is replaced.
 
         Raises:
             TrustFileError: the file is malformed, or the record cannot stand in a line.
@@ -266,10 +270,10 @@ class FileTrustStore(MemoryTrustStore):
         """
         line = format_trust_line(peer)
         with _locked(self._path):
-            kept = [old for old, pin in _numbered_pins(self._path) if pin != peer.pin]
+            kept = [old for old, key in _numbered_keys(self._path) if key != peer.key]
             self._write([*kept, line])
 
-    def remove(self, pin: Pin) -> None:
+    def remove(self, key: PeerKey) -> None:
         """Accept a key no longer, and take its line out of the file.
 
         Raises:
@@ -278,10 +282,10 @@ class FileTrustStore(MemoryTrustStore):
             KeyFileError: the file cannot be written.
         """
         with _locked(self._path):
-            lines = _numbered_pins(self._path)
-            if all(pin != other for _, other in lines):
-                raise KeyError(pin)
-            self._write([line for line, other in lines if other != pin])
+            lines = _numbered_keys(self._path)
+            if all(key != other for _, other in lines):
+                raise KeyError(key)
+            self._write([line for line, other in lines if other != key])
 
     def _write(self, lines: list[str]) -> None:
         content = "".join(line + "\n" for line in lines)
@@ -297,23 +301,23 @@ def _signature(path: Path) -> tuple[int, ...] | None:
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def _read_trust_file(path: Path) -> dict[Pin, TrustedPeer]:
-    return {peer.pin: peer for _, peer in _parse_file(path) if peer is not None}
+def _read_trust_file(path: Path) -> dict[PeerKey, TrustedPeer]:
+    return {peer.key: peer for _, peer in _parse_file(path) if peer is not None}
 
 
-def _numbered_pins(path: Path) -> list[tuple[str, Pin | None]]:
-    return [(line, peer.pin if peer is not None else None) for line, peer in _parse_file(path)]
+def _numbered_keys(path: Path) -> list[tuple[str, PeerKey | None]]:
+    return [(line, peer.key if peer is not None else None) for line, peer in _parse_file(path)]
 
 
 def _parse_file(path: Path) -> list[tuple[str, TrustedPeer | None]]:
     """Read every line, with its record where it has one."""
     parsed: list[tuple[str, TrustedPeer | None]] = []
-    seen: dict[Pin, int] = {}
+    seen: dict[PeerKey, int] = {}
     for number, line in enumerate(_read_lines(path), start=1):
         try:
             peer = parse_trust_line(line)
-            if peer is not None and seen.setdefault(peer.pin, number) != number:
-                raise TrustFileError(f"The key {peer.pin} stands in line {seen[peer.pin]} too.")
+            if peer is not None and seen.setdefault(peer.key, number) != number:
+                raise TrustFileError(f"The key {peer.key} stands in line {seen[peer.key]} too.")
         except TrustFileError as error:
             raise TrustFileError(f"{path}, line {number}: {error}") from error
         parsed.append((line, peer))

@@ -1,0 +1,203 @@
+"""The ``spake2plus`` mechanism: SPAKE2+ (RFC 9383) in the common handshake.
+
+The initiator is the prover and the acceptor the verifier: an agent that dials in proves
+itself to the engine, and a thief of the engine's records cannot pose as the agent.  The
+Context of RFC 9383 §3.3 is the hash of both hellos, so that the confirmations, which are
+the proofs, cover everything that was said.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from zope.interface import implementer
+
+from pkengine.auth.attempts import AttemptLimit
+from pkengine.auth.handshake import AcceptorHandshake, Hello, InitiatorHandshake, Policy
+from pkengine.auth.key_schedule import PROTOCOL
+from pkengine.auth.p256 import ORDER, random_scalar
+from pkengine.auth.peer import TrustedPeer
+from pkengine.auth.shared_key import SharedKey
+from pkengine.auth.shared_secret import SharedKeys
+from pkengine.auth.spake2plus import (
+    Binding,
+    Prover,
+    ProverRecord,
+    Verifier,
+    VerifierRecord,
+    register,
+)
+from pkengine.auth.trust import Clock, utc_now
+from pkengine.errors import AuthenticationError
+from pkengine.interfaces import IAuthenticator, IExchange, ISharedKeyStore, ITrustStore
+from pkengine.keys.key_id import KeyId
+from pkengine.keys.secret import Secret
+
+MECHANISM = "spake2plus"
+
+#: How many guesses in a row are allowed on one record, and how long one more then takes.
+GUESSES = 5
+GUESS_INTERVAL_S = 60.0
+
+
+def register_pair(secret: Secret, *, prover: str, verifier: str) -> tuple[SharedKey, SharedKey]:
+    """Make the two halves of a new key from a secret; slow on purpose, for a thread.
+
+    Returns:
+        the prover's half and the verifier's half.
+    """
+    key_id = KeyId.random()
+    record = register(
+        secret,
+        id_prover=prover.encode(),
+        id_verifier=verifier.encode(),
+        salt=key_id.octets,
+    )
+    return (
+        SharedKey(key_id, MECHANISM, prover, verifier, record.encode()),
+        SharedKey(key_id, MECHANISM, verifier, prover, record.verifier_record().encode()),
+    )
+
+
+@implementer(IAuthenticator)
+class Spake2PlusAuthenticator:
+    """Authenticates with SPAKE2+ records.
+
+    Args:
+        keys: the halves that this end keeps, made by `register_pair`.
+        trust: which of them are accepted, and for whom.
+        require_direct: refuse a path on which a proxy ends TLS.
+        monotonic: seconds that only go forward.
+        clock: the time of day.
+    """
+
+    mechanism = MECHANISM
+
+    def __init__(
+        self,
+        keys: ISharedKeyStore,
+        trust: ITrustStore,
+        *,
+        require_direct: bool = False,
+        monotonic: Callable[[], float] = time.monotonic,
+        clock: Clock = utc_now,
+    ) -> None:
+        self.trust = trust
+        self._policy = Policy(
+            mechanism=MECHANISM, require_direct=require_direct, monotonic=monotonic, clock=clock
+        )
+        attempts = AttemptLimit(monotonic, burst=GUESSES, interval_s=GUESS_INTERVAL_S)
+        nobody = ProverRecord(random_scalar(), random_scalar() % ORDER).verifier_record()
+        self._keys = SharedKeys(MECHANISM, keys, trust, attempts, nobody.encode())
+        self._prover_records = _Records[ProverRecord](ProverRecord.decode)
+        self._verifier_records = _Records[VerifierRecord](VerifierRecord.decode)
+
+    def initiator(self, expected: str | None = None, channel_binding: bytes = b"") -> IExchange:
+        """Begin an exchange as the initiator, who is the prover."""
+        key, peer = self._keys.for_peer(expected)
+        party = _ProverParty(self._keys, key, peer, Prover(self._prover_records.of(key)))
+        return InitiatorHandshake(self._policy, party, channel_binding)
+
+    def acceptor(self, channel_binding: bytes = b"") -> IExchange:
+        """Begin an exchange as the acceptor, who is the verifier."""
+        return AcceptorHandshake(self._policy, self._choose, channel_binding)
+
+    def _choose(self, hello: Hello) -> _VerifierParty:
+        key, peer, refusal = self._keys.for_hello(hello)
+        verifier = Verifier(self._verifier_records.of(key))
+        return _VerifierParty(self._keys, key, peer, refusal, verifier)
+
+
+_Record = TypeVar("_Record", ProverRecord, VerifierRecord)
+
+
+class _Records(Generic[_Record]):
+    """Records that were decoded, because each holds products that every exchange needs."""
+
+    def __init__(self, decode: Callable[[Secret], _Record]) -> None:
+        self._decode: Callable[[Secret], _Record] = decode
+        self._decoded: dict[KeyId, tuple[Secret, _Record]] = {}
+
+    def of(self, key: SharedKey) -> _Record:
+        known = self._decoded.get(key.key_id)
+        if known is not None and known[0] == key.secret:
+            return known[1]
+        try:
+            record = self._decode(key.secret)
+        except ValueError as error:
+            raise AuthenticationError(f"Key {key.key_id} cannot be used: {error}") from error
+        self._decoded[key.key_id] = key.secret, record
+        return record
+
+
+class _Party:
+    """What both ends have in common."""
+
+    def __init__(self, keys: SharedKeys, key: SharedKey, expected: TrustedPeer | None) -> None:
+        self.key_id = key.key_id.octets
+        self.identity = key.local
+        self.peer = key.peer
+        self._keys = keys
+        self._key = key
+        self._expected = expected
+        self._refusal = ""
+        self._secret: Secret | None = None
+
+    def judge(self, hello: Hello) -> TrustedPeer:
+        if self._expected is None:
+            raise AuthenticationError(self._refusal)
+        return self._keys.judge(self._key, hello, self._expected)
+
+    def secret(self) -> Secret:
+        assert self._secret is not None, "the handshake asks for the secret behind the proofs"
+        return self._secret
+
+
+class _ProverParty(_Party):
+    """The initiator."""
+
+    def __init__(
+        self, keys: SharedKeys, key: SharedKey, expected: TrustedPeer, prover: Prover
+    ) -> None:
+        super().__init__(keys, key, expected)
+        self._prover = prover
+        self.share = prover.share
+
+    def confirm(self, hello: Hello, th2: bytes, proof: bytes, th3: bytes) -> bytes:
+        binding = _binding(th2, prover=self.identity, verifier=self.peer)
+        answer, self._secret = self._prover.finish(binding, hello.share, proof)
+        return answer
+
+
+class _VerifierParty(_Party):
+    """The acceptor."""
+
+    def __init__(
+        self,
+        keys: SharedKeys,
+        key: SharedKey,
+        expected: TrustedPeer | None,
+        refusal: str,
+        verifier: Verifier,
+    ) -> None:
+        super().__init__(keys, key, expected)
+        self._refusal = refusal
+        self._verifier = verifier
+        self.share = verifier.share
+
+    def answer(self, hello: Hello, th2: bytes) -> bytes:
+        binding = _binding(th2, prover=self.peer, verifier=self.identity)
+        return self._verifier.respond(binding, hello.share)
+
+    def finish(self, th3: bytes, proof: bytes) -> None:
+        try:
+            self._secret = self._verifier.finish(proof)
+        except AuthenticationError as error:
+            raise AuthenticationError(self._refusal or str(error)) from error
+
+
+def _binding(th2: bytes, *, prover: str, verifier: str) -> Binding:
+    context = PROTOCOL + b" P256-SHA256-HKDF-SHA256-HMAC-SHA256 " + th2
+    return Binding(context, prover.encode(), verifier.encode())
