@@ -1,0 +1,96 @@
+"""A farm of test hosts, for one test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import ensureDeferred, gatherResults
+from twisted.trial.unittest import SkipTest, TestCase
+
+from tests.hosts.host import Host
+from tests.hosts.network import Network
+from tests.hosts.processes import caller_environment, run
+
+_MAKE_TREE = Path(__file__).parent / "make_tree"
+_PROGRAMS = {
+    "debootstrap": "debootstrap",
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+    "setpriv": "util-linux",
+    "ssh-keygen": "openssh-client",
+    "systemd-nspawn": "systemd-container",
+    "unshare": "util-linux",
+}
+
+
+class Farm:
+    """Hosts on one network, which the tests are on as well.
+
+    The tests and what they test reach the hosts directly by address, and the hosts reach
+    the tests at `own_address`; the hosts reach nothing else.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._network = Network(reactor)
+        self._hosts: list[Host] = []
+
+    @property
+    def own_address(self) -> str:
+        """The address that the hosts find the tests at."""
+        return self._network.own_address
+
+    async def open(self) -> None:
+        """Make the network."""
+        await self._network.open()
+
+    async def close(self) -> None:
+        """Remove every host and the network; nothing is left of them."""
+        await gatherResults([ensureDeferred(host.stop()) for host in self._hosts])
+        await self._network.close()
+
+    async def host(self, name: str, *, init: str = "sshd") -> Host:
+        """Add a host and wait until its SSH server answers; see `Host.start`."""
+        host = Host(self._reactor, name, self._network)
+        self._hosts.append(host)
+        await host.start(await base_tree(self._reactor), init=init)
+        return host
+
+    async def swap(self, one: Host, other: Host) -> None:
+        """Let two hosts exchange their addresses."""
+        address = one.address
+        await one.move(other.address)
+        await other.move(address)
+
+
+async def open_farm(test: TestCase, reactor: Any) -> Farm:
+    """Give a test a farm, and remove it after the test, however that ended.
+
+    Raises:
+        SkipTest: this machine cannot have test hosts; the text says what is missing.
+    """
+    if missing := _missing():
+        raise SkipTest(missing)
+    farm = Farm(reactor)
+    test.addCleanup(lambda: ensureDeferred(farm.close()))
+    await farm.open()
+    return farm
+
+
+async def base_tree(reactor: Any) -> Path:
+    """Give the file tree that the hosts share; the first time it is made, in a minute or so."""
+    environment = caller_environment("HOME", "XDG_CACHE_HOME", "PKENGINE_TEST_TREE")
+    return Path((await run(reactor, str(_MAKE_TREE), extra_environment=environment)).strip())
+
+
+def _missing() -> str:
+    if os.geteuid() != 0:
+        return "Test hosts are made of kernel namespaces, which needs root."
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    packages = {
+        package for program, package in _PROGRAMS.items() if not shutil.which(program, path=path)
+    }
+    return f"Test hosts need Debian's {', '.join(sorted(packages))}." if packages else ""
