@@ -31,30 +31,33 @@ class Farm:
 
     The tests and what they test reach the hosts directly by address, and the hosts reach
     the tests at `own_address`; the hosts reach nothing else.
+
+    Attributes:
+        network: what its hosts are plugged into.
     """
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._network = Network(reactor)
+        self.network = Network(reactor)
         self._hosts: list[Host] = []
 
     @property
     def own_address(self) -> str:
         """The address that the hosts find the tests at."""
-        return self._network.own_address
+        return self.network.own_address
 
     async def open(self) -> None:
         """Make the network."""
-        await self._network.open()
+        await self.network.open()
 
     async def close(self) -> None:
         """Remove every host and the network; nothing is left of them."""
         await gatherResults([ensureDeferred(host.stop()) for host in self._hosts])
-        await self._network.close()
+        await self.network.close()
 
     async def host(self, name: str, *, init: str = "sshd") -> Host:
         """Add a host and wait until its SSH server answers; see `Host.start`."""
-        host = Host(self._reactor, name, self._network)
+        host = Host(self._reactor, name, self.network)
         self._hosts.append(host)
         await host.start(await base_tree(self._reactor), init=init)
         return host

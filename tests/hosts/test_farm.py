@@ -103,14 +103,18 @@ class FarmTests(unittest.TestCase):
         farm = await open_farm(self, reactor)
         host = await farm.host("one", init="systemd")
         first_process = host.first_process
-        own = [name for _, name in socket.if_nameindex() if name.startswith("pkt")]
-        self.assertNotEqual([], own)
+        name = farm.network.bridge
+        self.assertEqual({name, f"{name}-1"}, _links(name))
         await farm.close()
-        left = [name for _, name in socket.if_nameindex()]
-        self.assertEqual([], [name for name in own if name in left])
+        self.assertEqual(set(), _links(name))
         with self.assertRaises(ProcessLookupError):
             os.kill(first_process, 0)
-        self.assertEqual([], list(Path("/sys/fs/cgroup").glob(f"**/{own[0]}-*")))
+        self.assertEqual([], list(Path("/sys/fs/cgroup").glob(f"**/{name}-1")))
+
+
+def _links(name: str) -> set[str]:
+    names = {interface for _, interface in socket.if_nameindex()}
+    return {found for found in names if found == name or found.startswith(f"{name}-")}
 
 
 class SystemdHostTests(unittest.TestCase):
