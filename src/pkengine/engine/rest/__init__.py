@@ -1,1 +1,101 @@
-"""The oVirt-compatible REST API."""
+"""The oVirt-compatible REST API, everything below ``/ovirt-engine``.
+
+A request passes `application` (routing, login, faults), then one of `hosts`, `events`,
+`clusters`, `jobs`, `root`.  What their answers look like is declared in `elements` and
+written by `xml_form` or `json_form`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from itertools import chain
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.resource import IResource
+
+from pkengine.engine.accounts import Accounts
+from pkengine.engine.clusters import Clusters
+from pkengine.engine.events import Events
+from pkengine.engine.hosts.service import Hosts
+from pkengine.engine.jobs import Jobs
+from pkengine.engine.rest.application import Application, Folder
+from pkengine.engine.rest.authorization import Authorizer
+from pkengine.engine.rest.clusters import ClusterResource
+from pkengine.engine.rest.events import EventResource
+from pkengine.engine.rest.hosts import HostResource
+from pkengine.engine.rest.jobs import JobResource
+from pkengine.engine.rest.pki import PkiResource
+from pkengine.engine.rest.root import RootResource
+from pkengine.engine.rest.server import HttpServer
+from pkengine.engine.rest.sso import SignOn
+from pkengine.keys import KeyPair
+from pkengine.ssh.identity import SshIdentity
+
+__all__ = ["HttpServer", "ServedEngine", "site"]
+
+
+class ServedEngine(Protocol):
+    """What the API needs of an engine."""
+
+    @property
+    def clock(self) -> IReactorTime:
+        """What time it is."""
+
+    @property
+    def accounts(self) -> Accounts:
+        """Who may log in."""
+
+    @property
+    def hosts(self) -> Hosts:
+        """The hosts."""
+
+    @property
+    def clusters(self) -> Clusters:
+        """Their clusters."""
+
+    @property
+    def events(self) -> Events:
+        """The event log."""
+
+    @property
+    def jobs(self) -> Jobs:
+        """What is under way."""
+
+    @property
+    def ssh_identity(self) -> SshIdentity:
+        """What the engine logs in to hosts with."""
+
+    @property
+    def key_pair(self) -> KeyPair:
+        """What agents know the engine by."""
+
+    @property
+    def https_key_pair(self) -> KeyPair:
+        """What clients of the API see."""
+
+
+def site(engine: ServedEngine) -> IResource:
+    """Make the resource for ``/ovirt-engine``."""
+    instance_id = uuid.uuid5(uuid.NAMESPACE_URL, str(engine.key_pair.pin))
+    routes = chain(
+        RootResource(engine.hosts, instance_id, engine.clock).routes(),
+        ClusterResource(engine.clusters).routes(),
+        HostResource(engine.hosts, engine.clusters, engine.jobs).routes(),
+        EventResource(engine.events).routes(),
+        JobResource(engine.jobs).routes(),
+    )
+    sign_on = SignOn(engine.accounts, engine.events)
+    pki = PkiResource(
+        engine.ssh_identity.public,
+        engine.key_pair.certificate_pem(),
+        engine.https_key_pair.certificate_pem(),
+    )
+    root, sso, services = Folder(), Folder(), Folder()
+    root.putChild(b"api", Application(routes, Authorizer(engine.accounts)).resource())
+    root.putChild(b"sso", sso)
+    sso.putChild(b"oauth", sign_on.oauth())
+    root.putChild(b"services", services)
+    services.putChild(b"sso-logout", sign_on.logout())
+    services.putChild(b"pki-resource", pki.resource())
+    return root

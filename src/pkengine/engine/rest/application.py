@@ -1,0 +1,191 @@
+"""The way of a request through the API: routed, authenticated, served, answered."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from klein import Klein
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from pkengine.engine.model import Origin
+from pkengine.engine.rest.authorization import Authorizer
+from pkengine.engine.rest.call import Answer, Call, Route
+from pkengine.engine.rest.faults import Fault, fault_of, internal_error
+from pkengine.engine.rest.negotiation import (
+    XML,
+    Form,
+    check_version,
+    form_of_answer,
+    form_of_body,
+)
+from pkengine.engine.rest.request import (
+    client_address,
+    correlation_id,
+    header,
+    query,
+    read_body,
+    refuse_other_sites,
+)
+from pkengine.engine.rest.response import send_fault, send_pieces
+from pkengine.engine.users import Role
+from pkengine.errors import BadRequest, Forbidden, NotFound
+
+BASE = "/ovirt-engine/api"
+_BASE_4 = f"{BASE}/v4"
+
+_RANK = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.ADMINISTRATOR: 2}
+_log = Logger()
+
+
+class Application:
+    """Serves routes.
+
+    Args:
+        routes: the API.
+        authorizer: tells who asks.
+    """
+
+    def __init__(self, routes: Iterable[Route], authorizer: Authorizer) -> None:
+        self._authorizer = authorizer
+        self._klein = Klein()
+        for route in routes:
+            self._klein.route(
+                route.path,
+                methods=[route.method],
+                endpoint=f"{route.method} {route.path}",
+                merge_slashes=False,
+            )(partial(self._serve, route))
+        self._klein.handle_errors(Exception)(refuse)
+
+    def resource(self) -> IResource:
+        """Give the resource for `BASE`."""
+        return _Api(self._klein.resource())
+
+    async def _serve(self, route: Route, request: Request, **parts: Any) -> None:
+        form = XML
+        try:
+            form = form_of_answer(request)
+            call = await self._call(route, request)
+            answer = await route.handler(call, **parts)
+        except CancelledError:
+            raise  # the client has gone
+        except Exception as error:
+            fault = fault_or_report(request, Failure(error))
+            send_fault(request, form, fault, is_action=route.is_action)
+        else:
+            await _send(request, form, answer)
+
+    async def _call(self, route: Route, request: Request) -> Call:
+        check_version(request)
+        refuse_other_sites(request)
+        parameters = query(request)
+        address = client_address(request)
+        user = await self._authorizer.user(header(request, "Authorization"), address)
+        if _RANK[user.role] < _RANK[route.role]:
+            raise Forbidden(
+                f"The user '{user.name}' has the role '{user.role.value}': this needs "
+                f"'{route.role.value}'."
+            )
+        name = correlation_id(request, parameters)
+        request.setHeader(b"Correlation-Id", name.encode("ascii"))
+        return Call(
+            user=user,
+            origin=Origin(user=user.name, address=address, correlation_id=name),
+            query=parameters,
+            body=read_body(request),
+            body_form=partial(form_of_body, request),
+        )
+
+
+def fault_or_report(request: Request, failure: Failure) -> Fault:
+    """Give the fault of an error; a bug is logged under a reference that the fault names."""
+    assert failure.value is not None
+    fault = fault_of(failure.value)
+    if fault is not None:
+        return fault
+    reference = uuid.uuid4().hex[:12]
+    _log.failure(
+        "Request {method} {path} failed, reference {reference}",
+        failure=failure,
+        method=request.method.decode("ascii", "replace"),
+        path=request.path.decode("ascii", "replace"),
+        reference=reference,
+    )
+    return internal_error(reference)
+
+
+def form_for_faults(request: Request) -> Form:
+    """Give the form that the client asked for, and XML where there is none such."""
+    try:
+        return form_of_answer(request)
+    except BadRequest:
+        return XML
+
+
+def refuse(request: Any, failure: Failure) -> None:
+    """Answer what went wrong before, or without, a route."""
+    send_fault(request, form_for_faults(request), fault_or_report(request, failure))
+
+
+class Folder(Resource):
+    """Where resources are put; it is none itself, and neither is what was not put there."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def render(self, request: Request) -> bytes:
+        """See `IResource`."""
+        refuse(request, Failure(NotFound("There is no such resource.")))
+        return b""
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        """See `IResource`; asked for children that were not put here."""
+        return Folder()
+
+
+async def _send(request: Request, form: Form, answer: Answer) -> None:
+    in_path = request.path == _BASE_4.encode() or request.path.startswith(f"{_BASE_4}/".encode())
+    base = _BASE_4 if in_path else BASE
+    request.setResponseCode(answer.status)
+    if answer.location is not None:
+        request.setHeader(b"Location", (base + answer.location).encode("ascii"))
+    if answer.many is None:
+        pieces: Iterable[bytes] = [form.write(answer.element, answer.one, base)]
+    else:
+        pieces = form.write_many(answer.element, answer.many, base)
+    await send_pieces(request, form.CONTENT_TYPE, pieces)
+
+
+class _Api(Resource):
+    """Takes the version and a slash at the end off the path, then lets Klein route it."""
+
+    isLeaf = True
+
+    def __init__(self, routed: IResource) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._render: Callable[[Request], Any] = routed.render
+
+    def render(self, request: Request) -> Any:
+        """See `IResource`."""
+        path = list(request.postpath or ())
+        if path and path[0] == b"v4":
+            del path[0]
+        if path and not path[-1]:
+            del path[-1]
+        request.postpath = path or [b""]
+        try:
+            b"/".join(path).decode("utf-8")  # Klein would answer this one with plain text
+            return self._render(request)
+        except UnicodeDecodeError:
+            refuse(request, Failure(BadRequest("The path is not UTF-8.")))
+        except Exception:
+            refuse(request, Failure())
+        request.finish()
+        return NOT_DONE_YET

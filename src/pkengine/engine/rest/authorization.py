@@ -1,0 +1,55 @@
+"""Who sends a request: by a token, or by name and password as users of curl do."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from pkengine.engine.accounts import Accounts
+from pkengine.engine.users import User
+from pkengine.errors import NotAuthorized
+from pkengine.keys import Secret
+
+
+class Authorizer:
+    """Reads ``Authorization`` headers.
+
+    Args:
+        accounts: checks what is in them.
+    """
+
+    def __init__(self, accounts: Accounts) -> None:
+        self._accounts = accounts
+
+    async def user(self, header: str, address: str) -> User:
+        """Give the user that a header stands for.
+
+        Args:
+            header: the value of the ``Authorization`` header, or nothing.
+            address: where the request comes from, for throttling.
+
+        Raises:
+            NotAuthorized: it stands for nobody; nothing of it is in the error.
+            TooManyAttempts: see `Accounts.check_password`.
+        """
+        scheme, _, credentials = header.partition(" ")
+        if scheme.lower() == "bearer":
+            return await self._accounts.check_token(credentials.strip())
+        if scheme.lower() == "basic":
+            name, password = _basic(credentials)
+            return await self._accounts.check_password(name, password, address)
+        raise NotAuthorized(
+            "The request has no access token: log in at /ovirt-engine/sso/oauth/token."
+        )
+
+
+def _basic(credentials: str) -> tuple[str, Secret]:
+    """Read the credentials of RFC 7617, in UTF-8."""
+    try:
+        text = base64.b64decode(credentials.strip().encode("ascii"), validate=True).decode("utf-8")
+    except (binascii.Error, UnicodeError):
+        text = ""
+    name, separator, password = text.partition(":")
+    if not separator:
+        raise NotAuthorized("The credentials of the request cannot be understood.")
+    return name, Secret(password)

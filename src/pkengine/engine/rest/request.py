@@ -1,0 +1,101 @@
+"""What is read from an HTTP request, and what is refused before anything is read."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping
+from urllib.parse import parse_qsl, urlsplit
+
+from twisted.web import http
+from twisted.web.server import Request
+
+from pkengine.engine.rest.faults import BodyTooLarge
+from pkengine.errors import BadRequest, Forbidden
+
+#: No request needs more.
+LARGEST_BODY = 1024 * 1024
+
+_MOST_PARAMETERS = 100
+_LONGEST_CORRELATION_ID = 50
+_NOT_IN_CORRELATION_ID = re.compile("[^0-9a-zA-Z_-]")
+_SAFE_METHODS = (b"GET", b"HEAD")
+
+
+def header(request: Request, name: str) -> str:
+    """Give the values of a request's header, joined by commas; empty where there is none."""
+    values = request.requestHeaders.getRawHeaders(name.encode("ascii")) or []
+    return ", ".join(value.decode("utf-8", "replace") for value in values)
+
+
+def client_address(request: http.Request) -> str:
+    """Give the address that the request came from, or nothing where there is none."""
+    return getattr(request.getClientAddress(), "host", None) or ""
+
+
+def query(request: Request) -> Mapping[str, str]:
+    """Give the parameters of the URL; of a name that is repeated, the last.
+
+    Raises:
+        BadRequest: they are not UTF-8, or too many.
+    """
+    return parameters(request.uri.partition(b"?")[2])
+
+
+def parameters(encoded: bytes) -> Mapping[str, str]:
+    """Read ``application/x-www-form-urlencoded`` text.
+
+    Raises:
+        BadRequest: it is not UTF-8, or there are too many parameters.
+    """
+    try:
+        pairs = parse_qsl(
+            encoded.decode("ascii"),
+            keep_blank_values=True,
+            errors="strict",
+            max_num_fields=_MOST_PARAMETERS,
+        )
+    except ValueError:
+        raise BadRequest("The parameters of the request cannot be understood.") from None
+    return dict(pairs)
+
+
+def read_body(request: Request) -> bytes:
+    """Give the body.
+
+    Raises:
+        BodyTooLarge: it is larger than `LARGEST_BODY`.
+    """
+    assert request.content is not None
+    body: bytes = request.content.read(LARGEST_BODY + 1)
+    if len(body) > LARGEST_BODY or getattr(request, "is_too_large", False):
+        raise body_too_large()
+    return body
+
+
+def body_too_large() -> BodyTooLarge:
+    """Make the error that says so."""
+    return BodyTooLarge(f"The body is too large: at most {LARGEST_BODY} octets are taken.")
+
+
+def correlation_id(request: Request, parameters: Mapping[str, str]) -> str:
+    """Give the caller's own name for the request, cut to what is harmless, or a new one."""
+    given = header(request, "Correlation-Id") or parameters.get("correlation_id", "")
+    cleaned = _NOT_IN_CORRELATION_ID.sub("", given)[:_LONGEST_CORRELATION_ID]
+    return cleaned or str(uuid.uuid4())
+
+
+def refuse_other_sites(request: Request) -> None:
+    """Refuse what a page of another site makes a browser send.
+
+    Raises:
+        Forbidden: the browser says that it comes from elsewhere.
+    """
+    if request.method in _SAFE_METHODS:
+        return
+    origin = header(request, "Origin")
+    is_foreign = header(request, "Sec-Fetch-Site") in ("cross-site", "same-site") or (
+        origin and urlsplit(origin).netloc.lower() != header(request, "Host").lower()
+    )
+    if is_foreign:
+        raise Forbidden("The request comes from a page of another site.")

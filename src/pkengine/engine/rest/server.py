@@ -1,0 +1,99 @@
+"""The HTTP server around the API: bodies are bounded while they arrive, logs have no query."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+from twisted.logger import Logger
+from twisted.web import http, server
+from twisted.web.resource import IResource
+
+from pkengine.engine.rest.application import form_for_faults
+from pkengine.engine.rest.elements import FAULT
+from pkengine.engine.rest.faults import BodyTooLarge, fault_of
+from pkengine.engine.rest.request import LARGEST_BODY, body_too_large, client_address
+
+#: A connection that says nothing for so long is closed.
+IDLE_TIMEOUT_S = 60
+
+
+class BoundedRequest(server.Request):
+    """A request that never holds more than `LARGEST_BODY` octets.
+
+    A length that is too large is answered before the body is read.  A body of no declared
+    length that grows too large is read to its end and thrown away, then answered.
+    """
+
+    is_too_large = False
+    _is_answered = False
+
+    def gotLength(self, length: int | None) -> None:
+        """See `twisted.web.iweb.IRequest`; called before the body is read."""
+        self.content = BytesIO()
+        if length is None or length <= LARGEST_BODY:
+            return
+        self.is_too_large = True
+        if isinstance(self.channel, http.HTTPChannel):
+            # Who waits for "100 Continue" is not to get it behind this answer.
+            self.requestHeaders.removeHeader(b"Expect")
+            self._answer_at_once(body_too_large())
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """See `twisted.web.iweb.IRequest`."""
+        assert self.content is not None
+        if self.content.tell() + len(data) > LARGEST_BODY:
+            self.is_too_large = True
+        if not self.is_too_large:
+            self.content.write(data)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """See `twisted.web.iweb.IRequest`; called after the body was read."""
+        if not self._is_answered:
+            super().requestReceived(command, path, version)  # type: ignore[no-untyped-call]
+
+    def _answer_at_once(self, error: BodyTooLarge) -> None:
+        self._is_answered = True
+        fault = fault_of(error)
+        assert fault is not None
+        form = form_for_faults(self)
+        body = form.write(FAULT, fault, "")
+        self.channel.writeHeaders(
+            b"HTTP/1.1",
+            b"%d" % fault.status,
+            fault.reason.encode("ascii"),
+            [
+                (b"Content-Type", form.CONTENT_TYPE.encode("ascii")),
+                (b"Content-Length", b"%d" % len(body)),
+                (b"Connection", b"close"),
+            ],
+        )
+        self.channel.write(body)
+        self.channel.loseConnection()
+
+
+class HttpServer(server.Site):
+    """Serves the resources of the engine.
+
+    Args:
+        resource: the root.
+        reactor: for time-outs.
+    """
+
+    _log = Logger()
+
+    def __init__(self, resource: IResource, reactor: Any) -> None:
+        super().__init__(  # type: ignore[no-untyped-call]
+            resource, requestFactory=BoundedRequest, timeout=IDLE_TIMEOUT_S, reactor=reactor
+        )
+        self.displayTracebacks = False
+
+    def log(self, request: http.Request) -> None:
+        """Log an answer: without the query, in which a careless client may put secrets."""
+        self._log.info(
+            "{address} {method} {path} {status}",
+            address=client_address(request),
+            method=request.method.decode("ascii", "replace"),
+            path=request.path.decode("ascii", "replace"),
+            status=request.code,
+        )
