@@ -38,6 +38,10 @@ class AuthenticationError(PkengineError):
     """
 
 
+class UnknownMechanism(PkengineError):
+    """No mechanism of that name is installed."""
+
+
 class AuthenticationTimeout(AuthenticationError):
     """The other side did not finish authentication before the deadline."""
 
@@ -117,6 +121,10 @@ class SudoRefused(SshError):
     """The user may not become root on the host."""
 
 
+class SudoNotAllowed(SudoRefused):
+    """The user may not become root whatever password is given: the host has no sudo for them."""
+
+
 class SshConnectionLost(SshError):
     """The SSH connection ended while something was under way on it."""
 
@@ -126,6 +134,14 @@ class SshConnectionLost(SshError):
 
 class AgentError(PkengineError):
     """The agent cannot run as it was told to, or refuses what was asked of it."""
+
+
+class AgentNotRunning(AgentError):
+    """No agent answers on its control socket."""
+
+
+class AgentAccessDenied(AgentError):
+    """Only root and the agent's own user may use its control socket and its state."""
 
 
 # Deployment and the engine.
@@ -177,6 +193,10 @@ class TooManyAttempts(EngineError):
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class BundleError(EngineError):
+    """The agent's archive cannot be made from what is installed with the engine."""
 
 
 class StoreError(EngineError):

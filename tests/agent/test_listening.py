@@ -11,7 +11,7 @@ from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import TestCase
 
 from pkengine.agent import listening
-from pkengine.agent.listening import ListeningAddress, listening_endpoint
+from pkengine.agent.listening import listening_address, listening_endpoint
 from pkengine.errors import AgentError
 
 
@@ -54,4 +54,4 @@ class ListeningAddressTests(TestCase):
             (IPv6Address("TCP", "::", 54321), "[::]:54321"),
             (UNIXAddress("/run/pkagent.sock"), "/run/pkagent.sock"),
         ):
-            self.assertEqual(str(ListeningAddress.of(address)), text)
+            self.assertEqual(str(listening_address(address)), text)

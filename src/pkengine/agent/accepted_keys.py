@@ -62,7 +62,7 @@ class AcceptedKeys:
             raise AgentError(f"{peer.key} is this agent's own key: give the key of an engine.")
         self._trust.add(peer)
         self._log.info(
-            "Key {pin} of {name} is accepted: {by}", pin=peer.key, name=peer.name, by=by
+            "Key {key} of {name} is accepted: {by}", key=peer.key, name=peer.name, by=by
         )
         return accepted_key(peer)
 
@@ -92,5 +92,5 @@ class AcceptedKeys:
                 f"pkagent keys remove {key}"
             )
         self._trust.remove(key)
-        self._log.info("Key {pin} of {name} was removed: {by}", pin=key, name=peer.name, by=by)
+        self._log.info("Key {key} of {name} was removed: {by}", key=key, name=peer.name, by=by)
         return accepted_key(peer)

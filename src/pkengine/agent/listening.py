@@ -2,44 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import Any, cast
 
-import msgspec
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.endpoints import (
     TCP4ServerEndpoint,
     TCP6ServerEndpoint,
     serverFromString,
 )
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IStreamServerEndpoint
 
+from pkengine.agent.control_verbs import ListeningAddress
 from pkengine.errors import AgentError
 
 #: Where agents listen when nothing else is said; vdsm's port.
 DEFAULT_PORT = 54321
 
 
-class ListeningAddress(msgspec.Struct, frozen=True, rename="camel"):
-    """Where an agent can be reached; a UNIX socket has no port, and its path as address."""
-
-    address: str
-    port: int | None = None
-
-    @classmethod
-    def of(cls, address: IAddress) -> ListeningAddress:
-        """Take down an address of Twisted."""
-        if isinstance(address, (IPv4Address, IPv6Address)):
-            return cls(address.host, address.port)
-        if isinstance(address, UNIXAddress):
-            return cls((address.name or b"").decode("utf-8", "replace"))
-        return cls(str(address))
-
-    def __str__(self) -> str:
-        if self.port is None:
-            return self.address or "unix"
-        host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{host}:{self.port}"
+def listening_address(address: IAddress) -> ListeningAddress:
+    """Put down an address of Twisted in the form in which it is told."""
+    if isinstance(address, (IPv4Address, IPv6Address)):
+        return ListeningAddress(address.host, address.port)
+    if isinstance(address, UNIXAddress):
+        return ListeningAddress((address.name or b"").decode("utf-8", "replace"))
+    return ListeningAddress(str(address))
 
 
 def listening_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
@@ -68,6 +57,16 @@ def listening_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
             f"Cannot listen on {text!r}: expected a port such as {DEFAULT_PORT}, or an "
             f"endpoint such as 'tcp:{DEFAULT_PORT}:interface=127.0.0.1'."
         ) from error
+
+
+def cannot_listen(where: str, error: BaseException | None) -> AgentError:
+    """Say in a sentence why an attempt to listen came to nothing."""
+    cause = error.socketError if isinstance(error, CannotListenError) else error
+    reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+    advice = ""
+    if getattr(cause, "errno", None) == errno.EADDRINUSE:
+        advice = " Another agent may run there: stop it, or say --listen with another port."
+    return AgentError(f"Cannot listen on {where}: {reason.rstrip('.')}.{advice}")
 
 
 def _ipv6_takes_ipv4() -> bool:

@@ -1,0 +1,71 @@
+"""The command line of ``twistd pkagent``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from twisted.application.service import IService, MultiService
+from twisted.logger import Logger
+from twisted.python import usage
+
+from pkengine.agent.listening import DEFAULT_PORT
+from pkengine.agent.state import default_directory
+from pkengine.errors import PkengineError
+
+
+class Options(usage.Options):
+    """What an administrator may say about the service."""
+
+    synopsis = "[--state DIR] [--listen PORT-OR-ENDPOINT]"
+    longdesc = "Answers the engines whose keys stand in DIR/authorized_engines."
+    optParameters = [  # noqa: RUF012 - the name and form that twisted.python.usage wants
+        ["state", "s", None, "Folder of keys and settings [default: /var/lib/pkagent]."],
+        [
+            "listen",
+            "l",
+            str(DEFAULT_PORT),
+            "Port on all addresses, or an endpoint such as tcp:54321:interface=127.0.0.1.",
+        ],
+    ]
+
+
+def makeService(options: Options) -> IService:
+    """Make the service, or end the process with one sentence on what is in the way."""
+    from twisted.internet import reactor
+
+    from pkengine.agent.service import AgentService
+
+    directory = Path(options["state"]) if options["state"] else default_directory()
+    try:
+        return _EndsWithASentence(AgentService(reactor, directory, options["listen"]))
+    except PkengineError as error:
+        sys.exit(f"pkagent: {error}")
+
+
+class _EndsWithASentence(MultiService):
+    """Ends the process with status 1 and one line in the log where the agent cannot start."""
+
+    _log = Logger()
+
+    def __init__(self, agent: IService) -> None:
+        MultiService.__init__(self)
+        MultiService.addService(self, agent)
+
+    def privilegedStartService(self) -> None:
+        """Start what may need root."""
+        try:
+            MultiService.privilegedStartService(self)
+        except PkengineError as error:
+            self._give_up(error)
+
+    def startService(self) -> None:
+        """Start the rest."""
+        try:
+            MultiService.startService(self)
+        except PkengineError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: PkengineError) -> None:
+        self._log.critical("{reason}", reason=str(error))
+        sys.exit(1)
