@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from twisted.cred.credentials import ICredentials
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
+    from pkengine.auth.folder import TrustFolder
     from pkengine.auth.peer import Authenticated, PeerKey, TrustedPeer
     from pkengine.auth.shared_key import SharedKey
     from pkengine.keys.key_id import KeyId
@@ -151,11 +153,17 @@ class IAuthenticatorPlugin(Interface):
 
     mechanism: str = Attribute("The mechanism's name.")
 
-    def authenticator(**arguments: str) -> IAuthenticator:
-        """Build the authenticator from the arguments of an endpoint string."""
+    def authenticator(folder: TrustFolder, **arguments: str) -> IAuthenticator:
+        """Build the authenticator from a folder and the arguments of an endpoint string."""
 
 
 class IAuthenticatedTransport(Interface):
     """Provided, beside the usual interfaces, by the transport of an authenticated protocol."""
+
+    authenticated: Authenticated = Attribute("Who the peer is and how it was proved.")
+
+
+class IPeerCredentials(ICredentials):
+    """What an authenticated connection shows to a portal of `twisted.cred`."""
 
     authenticated: Authenticated = Attribute("Who the peer is and how it was proved.")

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from zope.interface import implementer
 
 from pkengine.auth.attempts import AttemptLimit
+from pkengine.auth.folder import TrustFolder, is_yes
 from pkengine.auth.handshake import AcceptorHandshake, Hello, InitiatorHandshake, Policy
 from pkengine.auth.key_schedule import KeySchedule
 from pkengine.auth.peer import TrustedPeer
@@ -60,6 +61,11 @@ class HmacAuthenticator:
         )
         dummy = Secret(secrets.token_bytes(SECRET_SIZE))
         self._keys = SharedKeys(MECHANISM, keys, trust, AttemptLimit(monotonic), dummy)
+
+    @classmethod
+    def from_folder(cls, folder: TrustFolder, requireDirect: str = "no") -> HmacAuthenticator:
+        """Take the secrets and the trust of a folder; `requireDirect` is "yes" or "no"."""
+        return cls(folder.secrets, folder.trust, require_direct=is_yes(requireDirect))
 
     def initiator(self, expected: str | None = None, channel_binding: bytes = b"") -> IExchange:
         """Begin an exchange as the initiator; see `IAuthenticator.initiator`."""

@@ -29,10 +29,12 @@ from twisted.internet.interfaces import (
     IAddress,
     IConsumer,
     IDelayedCall,
+    IHandshakeListener,
     IProducer,
     IProtocol,
     IPushProducer,
     IReactorTime,
+    ISSLTransport,
     ITCPTransport,
     ITransport,
 )
@@ -40,6 +42,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from pkengine.auth.channel_binding import BINDING_LABEL, BINDING_LENGTH
 from pkengine.auth.peer import Authenticated, PeerKey
 from pkengine.errors import AuthenticationError, AuthenticationTimeout
 from pkengine.interfaces import IAuthenticatedTransport, IExchange, IProtection, ITrustStore
@@ -89,13 +92,14 @@ class ConnectionOwner(Protocol):
         """The connection ended before there was an application's protocol."""
 
 
-@implementer(IProtocol, ITransport, IConsumer, IPushProducer, IAuthenticatedTransport)
+@implementer(IHandshakeListener, ITransport, IConsumer, IPushProducer, IAuthenticatedTransport)
 class AuthenticatedConnection:
     """One connection: authentication first, then the application's protocol.
 
     Args:
         owner: what this connection shares with others of one endpoint.
-        exchange: the run of the mechanism.
+        begin: makes the run of the mechanism, for the RFC 9266 exporter value of the TLS
+            connection below, or for no octets where there is none.
         address: of the peer, for the application's factory.
     """
 
@@ -103,6 +107,7 @@ class AuthenticatedConnection:
         "__weakref__",
         "_address",
         "_application",
+        "_begin",
         "_deadline",
         "_exchange",
         "_held",
@@ -121,12 +126,16 @@ class AuthenticatedConnection:
     authenticated: Authenticated
 
     def __init__(
-        self, owner: ConnectionOwner, exchange: IExchange, address: IAddress | None
+        self,
+        owner: ConnectionOwner,
+        begin: Callable[[bytes], IExchange],
+        address: IAddress | None,
     ) -> None:
         self.state = State.AUTHENTICATING
         self._owner = owner
         self._address = address
-        self._exchange: IExchange | None = exchange
+        self._begin: Callable[[bytes], IExchange] | None = begin
+        self._exchange: IExchange | None = None
         self._protection: IProtection | None = None
         self._application: IProtocol | None = None
         self._transport: Any = None
@@ -156,16 +165,31 @@ class AuthenticatedConnection:
         self.connectionMade()
 
     def connectionMade(self) -> None:
-        """Send what the exchange begins with."""
-        assert self._exchange is not None
-        self._authenticate(self._exchange.start)
+        """Begin the exchange, where nothing else must end first."""
+        if not ISSLTransport.providedBy(self._transport):
+            self._begin_exchange(b"")
+
+    def handshakeCompleted(self) -> None:
+        """Begin the exchange: the TLS connection below has agreed on its keys."""
+        tls = self._transport.getHandle()
+        self._begin_exchange(tls.export_keying_material(BINDING_LABEL, BINDING_LENGTH))
+
+    def _begin_exchange(self, channel_binding: bytes) -> None:
+        begin, self._begin = self._begin, None
+        if begin is None or self.state is not State.AUTHENTICATING:
+            return
+        self._authenticate(self._start, begin, channel_binding)
+
+    def _start(self, begin: Callable[[bytes], IExchange], channel_binding: bytes) -> bytes:
+        self._exchange = begin(channel_binding)
+        return self._exchange.start()
 
     def dataReceived(self, data: bytes) -> None:
         """Take octets from the wire."""
         if self.state is State.OPEN:
             self._open(data)
         elif self.state is State.AUTHENTICATING:
-            assert self._exchange is not None
+            assert self._exchange is not None, "TLS gives no octets before its handshake ends"
             self._authenticate(self._exchange.receive, data)
         elif self.state is State.CLOSING:
             self._await_close(data)
@@ -206,11 +230,9 @@ class AuthenticatedConnection:
 
     # Authentication.
 
-    def _authenticate(self, step: Callable[..., bytes], *data: bytes) -> None:
-        exchange = self._exchange
-        assert exchange is not None
+    def _authenticate(self, step: Callable[..., bytes], *arguments: object) -> None:
         try:
-            out = step(*data)
+            out = step(*arguments)
         except AuthenticationError as error:
             self._refuse(error)
         except Exception:
@@ -219,7 +241,8 @@ class AuthenticatedConnection:
         else:
             if out:
                 self._transport.write(out)
-            if exchange.outcome is not None:
+            exchange = self._exchange
+            if exchange is not None and exchange.outcome is not None:
                 self._admit(exchange, exchange.outcome)
 
     def _admit(self, exchange: IExchange, outcome: Authenticated) -> None:

@@ -26,7 +26,7 @@ from zope.interface import implementer
 
 from pkengine.auth.connection import AuthenticatedConnection
 from pkengine.errors import AuthenticationError
-from pkengine.interfaces import IAuthenticator
+from pkengine.interfaces import IAuthenticator, IExchange
 
 _log = Logger()
 
@@ -165,7 +165,7 @@ class _Acceptors(_AuthenticatingFactory):
         self._pending: dict[AuthenticatedConnection, None] = {}  # oldest first
 
     def buildProtocol(self, addr: IAddress | None) -> AuthenticatedConnection:  # type: ignore[override]
-        return AuthenticatedConnection(self, self._authenticator.acceptor(), addr)
+        return AuthenticatedConnection(self, self._authenticator.acceptor, addr)
 
     def began(self, connection: AuthenticatedConnection) -> None:
         self._pending[connection] = None
@@ -221,7 +221,10 @@ class _Initiator(_AuthenticatingFactory):
         self.connecting: Deferred[Any] | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> AuthenticatedConnection:  # type: ignore[override]
-        return AuthenticatedConnection(self, self._authenticator.initiator(self._expected), addr)
+        return AuthenticatedConnection(self, self._begin, addr)
+
+    def _begin(self, channel_binding: bytes) -> IExchange:
+        return self._authenticator.initiator(self._expected, channel_binding)
 
     def began(self, connection: AuthenticatedConnection) -> None:
         self._connection = connection

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 from zope.interface import implementer
 
 from pkengine.auth.attempts import AttemptLimit
+from pkengine.auth.folder import TrustFolder, is_yes
 from pkengine.auth.handshake import AcceptorHandshake, Hello, InitiatorHandshake, Policy
 from pkengine.auth.key_schedule import PROTOCOL
 from pkengine.auth.p256 import ORDER, random_scalar
@@ -93,6 +94,13 @@ class Spake2PlusAuthenticator:
         self._keys = SharedKeys(MECHANISM, keys, trust, attempts, nobody.encode())
         self._prover_records = _Records[ProverRecord](ProverRecord.decode)
         self._verifier_records = _Records[VerifierRecord](VerifierRecord.decode)
+
+    @classmethod
+    def from_folder(
+        cls, folder: TrustFolder, requireDirect: str = "no"
+    ) -> Spake2PlusAuthenticator:
+        """Take the secrets and the trust of a folder; `requireDirect` is "yes" or "no"."""
+        return cls(folder.secrets, folder.trust, require_direct=is_yes(requireDirect))
 
     def initiator(self, expected: str | None = None, channel_binding: bytes = b"") -> IExchange:
         """Begin an exchange as the initiator, who is the prover."""

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 from zope.interface import implementer
 
 from pkengine.auth.fields import decode_fields, encode_fields
+from pkengine.auth.folder import TrustFolder, is_yes
 from pkengine.auth.handshake import AcceptorHandshake, Hello, InitiatorHandshake, Policy
 from pkengine.auth.key_schedule import PROTOCOL, KeySchedule
 from pkengine.auth.peer import Role, TrustedPeer
@@ -71,6 +72,11 @@ class SignAuthenticator:
         self._policy = Policy(
             mechanism=MECHANISM, require_direct=require_direct, monotonic=monotonic, clock=clock
         )
+
+    @classmethod
+    def from_folder(cls, folder: TrustFolder, requireDirect: str = "no") -> SignAuthenticator:
+        """Take the key pair and the trust of a folder; `requireDirect` is "yes" or "no"."""
+        return cls(folder.key_pair, folder.trust, require_direct=is_yes(requireDirect))
 
     def initiator(self, expected: str | None = None, channel_binding: bytes = b"") -> IExchange:
         """Begin an exchange as the initiator; see `IAuthenticator.initiator`."""

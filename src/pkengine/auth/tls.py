@@ -23,30 +23,40 @@ from OpenSSL import SSL
 from OpenSSL.crypto import X509
 from zope.interface import implementer
 
+from pkengine.auth.channel_binding import BINDING_LABEL, BINDING_LENGTH
 from pkengine.auth.peer import Role
 from pkengine.errors import AuthenticationError
 from pkengine.interfaces import IProtection
 from pkengine.keys.keypair import KeyPair
 from pkengine.keys.pin import Pin
 
-#: The RFC 9266 label of the channel binding, and its length.
-_BINDING_LABEL = b"EXPORTER-Channel-Binding"
-_BINDING_LENGTH = 32
-
 #: The plain octets of one TLS record (RFC 8446 §5.1); a read gives no more at once.
 _RECORD = 16384
+
+#: How much goes through OpenSSL's memory buffers at once: they never get smaller again, so
+#: that one long message would cost its length for the rest of the connection.
+_PIECE = 8192
 
 Judge = Callable[[Pin], None]
 
 
-def pinned_context(key_pair: KeyPair) -> SSL.Context:
-    """Make the context for all sessions, of both roles, of one key pair."""
+def pinned_context(key_pair: KeyPair, *, post_quantum: bool = False) -> SSL.Context:
+    """Make the context for all sessions, of both roles, of one key pair.
+
+    Args:
+        key_pair: who this end is.
+        post_quantum: let OpenSSL choose the key exchange, which is X25519MLKEM768 where
+            both ends have it.  It keeps those keys for as long as the connection lives,
+            8 KiB for each; else the key exchange is ECDH on P-256.
+    """
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_session_id(b"pkengine")
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    if not post_quantum:
+        context.set_tmp_ecdh(ec.SECP256R1())
     context.use_privatekey(key_pair.private_key)
     context.use_certificate(key_pair.certificate)
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verify)
@@ -138,7 +148,7 @@ class TlsSession:
     def facts(self) -> Mapping[str, str]:
         """Tell what was agreed on, and the RFC 9266 channel binding in hexadecimal."""
         connection = self._connection
-        binding = connection.export_keying_material(_BINDING_LABEL, _BINDING_LENGTH)
+        binding = connection.export_keying_material(BINDING_LABEL, BINDING_LENGTH)
         return {
             "tls_version": intern(connection.get_protocol_version_name()),
             "tls_group": intern(connection.get_group_name() or "unknown"),
@@ -150,8 +160,14 @@ class TlsSession:
 
     def seal(self, data: bytes) -> bytes:
         """Encrypt application octets; give octets to send."""
-        self._connection.sendall(data)
-        return self.pending(len(data) + 256)  # room for the overhead of some records
+        if len(data) <= _PIECE:
+            self._connection.send(data)
+            return self.pending()
+        view, sealed = memoryview(data), []
+        for start in range(0, len(data), _PIECE):
+            self._connection.send(view[start : start + _PIECE])
+            sealed.append(self.pending())
+        return b"".join(sealed)
 
     def open(self, data: bytes) -> bytes:
         """Take octets from the wire; give the application octets in them.
@@ -159,15 +175,26 @@ class TlsSession:
         Raises:
             AuthenticationError: they are not what the peer sent.
         """
-        if data and not self.is_closed:
-            self._connection.bio_write(data)
         parts = []
         if self._unread:
             parts.append(self._unread)
             self._unread = b""
+        if len(data) <= _PIECE:
+            self._open_piece(data, parts)
+        else:
+            view = memoryview(data)
+            for start in range(0, len(data), _PIECE):
+                self._open_piece(view[start : start + _PIECE], parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _open_piece(self, data: bytes | memoryview, parts: list[bytes]) -> None:
+        if self.is_closed:
+            return
+        if data:
+            self._connection.bio_write(data)
         receive = self._connection.recv
         try:
-            while not self.is_closed:
+            while True:
                 parts.append(receive(_RECORD))
         except SSL.WantReadError:
             pass
@@ -175,7 +202,6 @@ class TlsSession:
             self.is_closed = True
         except SSL.Error as error:
             raise AuthenticationError(f"TLS ended the connection: {_reason(error)}.") from error
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def unread(self, data: bytes) -> None:
         """Put application octets back; the next `open` gives them first."""
@@ -187,18 +213,16 @@ class TlsSession:
             self._connection.shutdown()
         return self.pending()
 
-    def pending(self, at_least: int = _RECORD) -> bytes:
+    def pending(self) -> bytes:
         """Give what OpenSSL has written for the wire."""
-        parts = []
+        octets = b""
         try:
-            while True:
-                part = self._connection.bio_read(at_least)
-                parts.append(part)
-                if len(part) < at_least:
-                    break
+            # A shorter read than was asked for has emptied the buffer.
+            while len(octets) % _RECORD == 0:
+                octets += self._connection.bio_read(_RECORD)
         except SSL.WantReadError:
             pass
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return octets
 
 
 def _pin_of(certificate: X509) -> Pin:
