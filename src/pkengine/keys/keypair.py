@@ -33,6 +33,7 @@ PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 #: "No well-defined expiration date" (RFC 5280 §4.1.2.5).
 NEVER = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.timezone.utc)
+_COMMON_NAME_OCTETS = 64  # ub-common-name (RFC 5280 appendix A.1), in the narrower reading
 _ALWAYS = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
 
@@ -43,7 +44,7 @@ class KeyType(Enum):
     ED25519 = "ed25519"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class KeyPair:
     """A private key with its self-signed certificate.
 
@@ -122,7 +123,10 @@ class KeyPair:
         try:
             certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
         except (OSError, ValueError) as error:
-            raise KeyFileError(f"Cannot read a certificate from {certificate_path}.") from error
+            raise KeyFileError(
+                f"Cannot read a certificate from {certificate_path}: "
+                "remove it, and it is made anew from the key."
+            ) from error
         if certificate.public_key() != private_key.public_key():
             raise KeyFileError(
                 f"{certificate_path} is not the certificate of {key_path}: "
@@ -162,7 +166,8 @@ def _load_private_key(path: Path) -> PrivateKey:
 def _certify(
     private_key: PrivateKey, common_name: str, subject_alternative_names: Iterable[str]
 ) -> x509.Certificate:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
+    shown = common_name.encode("utf-8")[:_COMMON_NAME_OCTETS].decode("utf-8", "ignore")
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, shown)])
     public_key = private_key.public_key()
     builder = (
         x509.CertificateBuilder()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 from typing import NoReturn
+
+from pkengine.errors import InvalidKeyText
 
 
 class Secret:
@@ -23,8 +26,15 @@ class Secret:
         return self._value
 
     def reveal_text(self) -> str:
-        """Give the octets as UTF-8 text."""
-        return self._value.decode("utf-8")
+        """Give the octets as UTF-8 text.
+
+        Raises:
+            InvalidKeyText: they are none.
+        """
+        with contextlib.suppress(UnicodeDecodeError):
+            return self._value.decode("utf-8")
+        # Raised here and not within: a UnicodeDecodeError holds the octets.
+        raise InvalidKeyText("A secret that must be text is not UTF-8.")
 
     def __bool__(self) -> bool:
         return bool(self._value)

@@ -104,7 +104,7 @@ class SshPublicKey:
         """
         words = text.split(None, 2)
         try:
-            if len(words) < 2:
+            if len(words) < 2 or len(text.strip().splitlines()) > 1:
                 raise ValueError
             key = cls.from_blob(base64.b64decode(words[1].encode("ascii"), validate=True))
             if key.key_type != words[0]:
