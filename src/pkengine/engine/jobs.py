@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
+from sqlalchemy import Connection
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -57,10 +58,10 @@ class Jobs:
         """End the jobs that an interrupted engine left behind."""
         await self._store.write(queries.abort_unfinished, utc_now(self._clock))
 
-    async def begin(
+    def prepare(
         self, description: str, *, host_id: uuid.UUID | None = None, origin: Origin | None = None
     ) -> RunningJob:
-        """Begin a job; it is on disk when this returns."""
+        """Make a job that begins with `RunningJob.begin`."""
         job = Job(
             id=uuid.uuid4(),
             description=description,
@@ -69,8 +70,6 @@ class Jobs:
             host_id=host_id,
             correlation_id=origin.correlation_id if origin else "",
         )
-        await self._store.write(queries.insert_job, job)
-        self._publisher.publish(job)
         return RunningJob(job, self._store, self._clock, self._publisher)
 
 
@@ -88,6 +87,10 @@ class RunningJob:
         self._publisher = publisher
         self._timer: IDelayedCall | None = None
         self._turn = DeferredLock()  # writes reach the database in the order of the reports
+
+    def begin(self, connection: Connection) -> None:
+        """Put the job on disk, in the transaction of what it belongs to."""
+        queries.insert_job(connection, self.job)
 
     def step(
         self, name: str, description: str, status: StepStatus, progress: int | None = None

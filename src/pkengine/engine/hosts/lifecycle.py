@@ -44,8 +44,6 @@ ABSENT = None
 
 _S, _T = HostStatus, Trigger
 
-_MONITORED = (_S.INITIALIZING, _S.UNASSIGNED, _S.UP, _S.CONNECTING, _S.NON_RESPONSIVE)
-
 TRANSITIONS: dict[tuple[HostStatus | None, Trigger], HostStatus | None] = {
     (ABSENT, _T.INSTALL): _S.INSTALLING,
     (_S.INSTALLING, _T.INSTALLED): _S.INITIALIZING,
@@ -99,8 +97,18 @@ TRANSITIONS: dict[tuple[HostStatus | None, Trigger], HostStatus | None] = {
 }
 
 #: In these statuses the engine keeps, or tries to make, a connection to the agent.
-MONITORED = frozenset((*_MONITORED, _S.NON_OPERATIONAL))
+MONITORED = frozenset(
+    (
+        _S.INITIALIZING,
+        _S.UNASSIGNED,
+        _S.UP,
+        _S.CONNECTING,
+        _S.NON_RESPONSIVE,
+        _S.NON_OPERATIONAL,
+    )
+)
 
+_UNTRUSTED = (_S.INSTALLING, _S.INSTALL_FAILED)
 _BUSY = (_S.INSTALLING, _S.PREPARING_FOR_MAINTENANCE)
 
 
@@ -112,6 +120,8 @@ def permits(status: HostStatus, trigger: Trigger) -> bool:
 def advance(host: Host, trigger: Trigger, *, detail: str = "") -> Host:
     """Give the host in its next status, with `detail` for the reason.
 
+    A host that is being installed, or whose installation failed, has no trusted key.
+
     Raises:
         Conflict: a host in this status cannot do that.
     """
@@ -119,7 +129,8 @@ def advance(host: Host, trigger: Trigger, *, detail: str = "") -> Host:
     status = TRANSITIONS[host.status, trigger]
     if status is ABSENT:
         raise ValueError("A host that is removed has no next status.")
-    return replace(host, status=status, status_detail=detail)
+    pins = () if status in _UNTRUSTED else host.pins
+    return replace(host, status=status, status_detail=detail, pins=pins)
 
 
 def require(host: Host, trigger: Trigger) -> None:
@@ -130,6 +141,10 @@ def require(host: Host, trigger: Trigger) -> None:
     """
     if not permits(host.status, trigger):
         raise Conflict(_refusal(host, trigger))
+    if trigger is Trigger.ACTIVATE and not host.pins:
+        raise Conflict(
+            f"Cannot activate Host {host.name}. No key of its agent is trusted: install it first."
+        )
 
 
 def _refusal(host: Host, trigger: Trigger) -> str:
@@ -142,7 +157,7 @@ def _refusal(host: Host, trigger: Trigger) -> str:
     start = f"Cannot {verb} Host {host.name}."
     if host.status in _BUSY:
         return f"{start} Its status is '{host.status.value}': wait until that is over."
-    if trigger is _T.ACTIVATE and host.status in _MONITORED:
+    if trigger is _T.ACTIVATE and host.status in MONITORED:
         return f"{start} It is already active: its status is '{host.status.value}'."
     if trigger is _T.DEACTIVATE and host.status is _S.MAINTENANCE:
         return f"{start} Host is already in Maintenance mode."

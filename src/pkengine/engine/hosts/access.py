@@ -1,0 +1,65 @@
+"""What the engine does to hosts over the network, as its other parts see it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from twisted.internet.defer import Deferred
+
+from pkengine.engine.hosts.agent_report import AgentChannel
+from pkengine.engine.model import Host
+from pkengine.keys import Pin, Secret, SshPublicKey
+from pkengine.ssh import HostKeyJudgement, HostKeyPolicy, SshTarget
+
+if TYPE_CHECKING:
+    from pkengine.engine.hosts.deployment import DeployedAgent, StepReport
+
+Report = Callable[["StepReport"], None]
+Verify = Callable[[Pin], Awaitable[None]]
+
+
+class LoggedIn(Protocol):
+    """A connection to a host whose key was judged and on which the user is logged in."""
+
+    @property
+    def judgement(self) -> HostKeyJudgement:
+        """The host's key, and why it was accepted."""
+
+    @property
+    def authenticated_by(self) -> str:
+        """The method that the host accepted."""
+
+    def close(self) -> Deferred[None]:
+        """Close the connection."""
+
+
+class HostAccess(Protocol):
+    """What the engine does to hosts over the network."""
+
+    async def log_in(
+        self, target: SshTarget, policy: HostKeyPolicy, *, password: Secret | None, use_key: bool
+    ) -> LoggedIn:
+        """Judge the host's key, and only then log in.
+
+        Raises:
+            SshError: see `pkengine.ssh.connect_ssh`.
+        """
+
+    async def host_keys(self, address: str, port: int) -> list[SshPublicKey]:
+        """Fetch the host's keys, without logging in."""
+
+    async def deploy(
+        self, connection: Any, host: Host, *, report: Report, verify: Verify
+    ) -> DeployedAgent:
+        """Bring the agent to the host.
+
+        Raises:
+            DeploymentError: a step failed.
+        """
+
+    async def connect(self, host: Host) -> AgentChannel:
+        """Connect to the agent of a host by a key that is trusted for it."""
+
+    async def connect_to_new(self, host: Host, pin: Pin) -> AgentChannel:
+        """Connect to the agent of a host by a key that is not trusted yet."""

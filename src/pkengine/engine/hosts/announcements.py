@@ -1,0 +1,112 @@
+"""The events about hosts: their codes, severities and sentences."""
+
+from __future__ import annotations
+
+from pkengine.engine.events import EventCode, Events
+from pkengine.engine.hosts.lifecycle import Trigger
+from pkengine.engine.model import Event, Host, HostKeySource, Origin, Severity
+from pkengine.keys import Pin
+
+_KEY_SOURCES = {
+    HostKeySource.GIVEN_FINGERPRINT: "as the given fingerprint says",
+    HostKeySource.GIVEN_KEY: "the one that was given",
+    HostKeySource.STORED: "the one that was stored",
+    HostKeySource.FIRST_USE: "trusted on first use: compare it with the one on its console",
+}
+
+_SEEN = {
+    Trigger.ANSWERED: (
+        EventCode.HOST_STATUS_CHANGED,
+        Severity.NORMAL,
+        "Status of Host {host} was set to Up.",
+    ),
+    Trigger.LOST: (
+        EventCode.HOST_CONNECTING,
+        Severity.WARNING,
+        "Host {host} does not answer; connecting again. {detail}",
+    ),
+    Trigger.GRACE_ENDED: (
+        EventCode.HOST_NON_RESPONSIVE,
+        Severity.ERROR,
+        "Host {host} is non responsive. {detail}",
+    ),
+    Trigger.UNFIT: (
+        EventCode.HOST_NON_OPERATIONAL,
+        Severity.ERROR,
+        "Host {host} is non operational. {detail}",
+    ),
+}
+
+
+class Announcements:
+    """Composes events that are written together with the change that they tell of."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+
+    def added(self, host: Host, origin: Origin) -> Event:
+        """A host is known now; by which key, and why that is trusted."""
+        key, source = host.ssh.public_key, host.ssh.key_source
+        if key is None or source is None:
+            raise ValueError("A host is added after its SSH host key was judged.")
+        severity = Severity.WARNING if source is HostKeySource.FIRST_USE else Severity.NORMAL
+        text = (
+            f"Host {host.name} was added{_by(origin)}. Its SSH host key is {key.key_type} "
+            f"{key.fingerprint()}, {_KEY_SOURCES[source]}."
+        )
+        return self._events.draft(EventCode.HOST_ADDED, severity, text, host=host, origin=origin)
+
+    def installing(self, host: Host, origin: Origin) -> Event:
+        """An installation begins."""
+        return self._normal(
+            EventCode.HOST_INSTALLING, f"Installing Host {host.name}.", host, origin
+        )
+
+    def installed(self, host: Host, pin: Pin, origin: Origin) -> Event:
+        """The agent runs and has proved its key."""
+        text = (
+            f"Host {host.name} was installed. Its agent has version {host.agent_version} "
+            f"and the key {pin}."
+        )
+        return self._normal(EventCode.HOST_INSTALLED, text, host, origin)
+
+    def install_failed(self, host: Host, reason: str, origin: Origin | None = None) -> Event:
+        """An installation ended without success."""
+        text = f"Host {host.name} installation failed. {reason}"
+        return self._events.draft(
+            EventCode.HOST_INSTALL_FAILED, Severity.ERROR, text, host=host, origin=origin
+        )
+
+    def updated(self, host: Host, origin: Origin) -> Event:
+        """Somebody changed what is stored."""
+        text = f"Host {host.name} configuration was updated{_by(origin)}."
+        return self._normal(EventCode.HOST_UPDATED, text, host, origin)
+
+    def activating(self, host: Host, origin: Origin) -> Event:
+        """The host is to be used again."""
+        text = f"Activation of Host {host.name} was initiated{_by(origin)}."
+        return self._normal(EventCode.HOST_ACTIVATING, text, host, origin)
+
+    def in_maintenance(self, host: Host, origin: Origin) -> Event:
+        """The host is used no more; why, its status detail says."""
+        why = f" ({host.status_detail})" if host.status_detail else ""
+        text = f"Host {host.name} was switched to Maintenance mode{_by(origin)}{why}."
+        return self._normal(EventCode.HOST_MAINTENANCE, text, host, origin)
+
+    def removed(self, host: Host, farewell: str, origin: Origin) -> Event:
+        """The host is forgotten; `farewell` says what its agent knows of that."""
+        text = f"Host {host.name} was removed{_by(origin)}. {farewell}".strip()
+        return self._normal(EventCode.HOST_REMOVED, text, host, origin)
+
+    def seen(self, host: Host, trigger: Trigger, detail: str) -> Event:
+        """Monitoring has seen something."""
+        code, severity, text = _SEEN[trigger]
+        text = text.format(host=host.name, detail=detail).strip()
+        return self._events.draft(code, severity, text, host=host)
+
+    def _normal(self, code: EventCode, text: str, host: Host, origin: Origin) -> Event:
+        return self._events.draft(code, Severity.NORMAL, text, host=host, origin=origin)
+
+
+def _by(origin: Origin) -> str:
+    return f" by {origin.user}" if origin.user else ""

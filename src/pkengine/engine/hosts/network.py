@@ -1,0 +1,111 @@
+"""The network side of a host: log in, deploy, and connect to its agent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.threads import deferToThread
+
+from pkengine.auth.peer import TrustedPeer
+from pkengine.auth.pin import PinAuthenticator
+from pkengine.auth.trust import MemoryTrustStore
+from pkengine.channel import connect_channel
+from pkengine.engine.hosts.access import Report, Verify
+from pkengine.engine.hosts.agent_report import AgentChannel
+from pkengine.engine.hosts.bundle import build_bundle
+from pkengine.engine.hosts.deployment import DeployedAgent, DeploymentPlan, deploy
+from pkengine.engine.hosts.registry import peer_name
+from pkengine.engine.model import Host
+from pkengine.interfaces import ITrustStore
+from pkengine.keys import KeyPair, Pin, Secret, SshPublicKey
+from pkengine.ssh import (
+    HostKeyPolicy,
+    SshConnection,
+    SshCredentials,
+    SshIdentity,
+    SshTarget,
+    connect_ssh,
+    fetch_host_keys,
+)
+
+CONNECT_TIMEOUT_S = 20.0
+
+
+class NetworkAccess:
+    """`HostAccess` for real.
+
+    Args:
+        reactor: the reactor.
+        key_pair: what agents know this engine by.
+        name: what agents call this engine; unlike that of any other engine.
+        ssh_identity: logs in where no password is given.
+        trust: the keys of the hosts.
+        bundles: the folder for the archives that carry the agent.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        key_pair: KeyPair,
+        name: str,
+        ssh_identity: SshIdentity,
+        trust: ITrustStore,
+        bundles: Path,
+    ) -> None:
+        self._reactor = reactor
+        self._key_pair = key_pair
+        self._name = name
+        self._ssh_identity = ssh_identity
+        self._trusted = PinAuthenticator(key_pair, trust)
+        self._bundles = bundles
+
+    async def log_in(
+        self, target: SshTarget, policy: HostKeyPolicy, *, password: Secret | None, use_key: bool
+    ) -> SshConnection:
+        """See `HostAccess`; with both, the password is for sudo."""
+        credentials = (
+            SshCredentials(key=self._ssh_identity.private_key, sudo_password=password)
+            if use_key
+            else SshCredentials(password=password)
+        )
+        return await connect_ssh(
+            self._reactor, target, policy, credentials, timeout_s=CONNECT_TIMEOUT_S
+        )
+
+    async def host_keys(self, address: str, port: int) -> list[SshPublicKey]:
+        """See `HostAccess`."""
+        return await fetch_host_keys(self._reactor, address, port)
+
+    async def deploy(
+        self, connection: Any, host: Host, *, report: Report, verify: Verify
+    ) -> DeployedAgent:
+        """See `HostAccess`."""
+        plan = DeploymentPlan(
+            bundle=await deferToThread(build_bundle, self._bundles),
+            engine_keys=(TrustedPeer(self._name, self._key_pair.pin),),
+            authorized_key=self._ssh_identity.authorized_keys_line,
+            agent_port=host.port,
+        )
+        return await deploy(connection, plan, report=report, verify=verify)
+
+    async def connect(self, host: Host) -> AgentChannel:
+        """See `HostAccess`."""
+        return await self._connect(host, self._trusted)
+
+    async def connect_to_new(self, host: Host, pin: Pin) -> AgentChannel:
+        """See `HostAccess`."""
+        only = MemoryTrustStore([TrustedPeer(peer_name(host.id), pin, host.mechanism)])
+        return await self._connect(host, PinAuthenticator(self._key_pair, only))
+
+    async def _connect(self, host: Host, authenticator: PinAuthenticator) -> AgentChannel:
+        endpoint = HostnameEndpoint(self._reactor, host.address, host.port)
+        return await connect_channel(
+            self._reactor,
+            endpoint,
+            authenticator,
+            expected=peer_name(host.id),
+            timeout_s=CONNECT_TIMEOUT_S,
+        )

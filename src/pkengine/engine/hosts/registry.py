@@ -1,0 +1,249 @@
+"""The hosts on disk, the keys trusted for them and the events about them, kept in step.
+
+Whatever changes a host goes through here: the row, its pins and its events change in one
+transaction, and when that is on disk the trust in memory and the subscribers follow.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+from twisted.internet.interfaces import IReactorTime
+
+from pkengine.auth.peer import TrustedPeer
+from pkengine.engine.clock import utc_now
+from pkengine.engine.events import Events
+from pkengine.engine.hosts.announcements import Announcements
+from pkengine.engine.hosts.lifecycle import Trigger, require
+from pkengine.engine.model import Event, Host
+from pkengine.engine.publisher import Publisher
+from pkengine.engine.store import Store
+from pkengine.engine.store import events as event_queries
+from pkengine.engine.store import hosts as queries
+from pkengine.errors import Conflict, NotFound
+from pkengine.interfaces import ITrustStore
+from pkengine.keys import Pin
+
+Also = Callable[[Connection], None]
+Change = Callable[[Host], Host]
+Tell = Callable[[Host], Iterable[Event]]
+Result = TypeVar("Result")
+
+
+class HostRegistry:
+    """Reads and changes hosts.
+
+    Args:
+        store: where they are kept.
+        events: where their events go.
+        trust: follows the pins of the hosts; a host's peer name is its id as text.
+        clock: what time it is.
+
+    Attributes:
+        announcements: composes the events.
+    """
+
+    def __init__(
+        self, store: Store, events: Events, trust: ITrustStore, clock: IReactorTime
+    ) -> None:
+        self.announcements = Announcements(events)
+        self._events = events
+        self._store = store
+        self._trust = trust
+        self._clock = clock
+        self._pins: dict[uuid.UUID, tuple[Pin, ...]] = {}
+        self._changes: Publisher[Host] = Publisher()
+        self._removals: Publisher[Host] = Publisher()
+
+    async def load(self) -> None:
+        """Trust the keys that the store has; tell the subscribers of each host."""
+        for host in await self.list():
+            self._follow(host)
+
+    def subscribe(
+        self, changed: Callable[[Host], object], removed: Callable[[Host], object]
+    ) -> Callable[[], None]:
+        """Ask to be called with each host that has changed or gone; gives what ends it."""
+        ends = (self._changes.subscribe(changed), self._removals.subscribe(removed))
+
+        def unsubscribe() -> None:
+            for end in ends:
+                end()
+
+        return unsubscribe
+
+    async def get(self, host_id: uuid.UUID) -> Host:
+        """Give a host.
+
+        Raises:
+            NotFound: there is no such host.
+        """
+        return _found(await self._store.read(queries.host_by_id, host_id), host_id)
+
+    async def check_is_free(self, name: str, address: str) -> None:
+        """Refuse a name or an address that a host has.
+
+        Raises:
+            Conflict: one of the two is taken.
+        """
+        await self._store.read(_check_is_free, None, name, address)
+
+    async def insert(self, host: Host, tell: Tell, *, also: Also) -> Host:
+        """Add a host.
+
+        Args:
+            host: the new one.
+            tell: gives the events about it.
+            also: writes more in the same transaction.
+
+        Raises:
+            Conflict: its name or address is taken.
+        """
+
+        def run(connection: Connection) -> list[Event]:
+            _check_is_free(connection, None, host.name, host.address)
+            queries.insert_host(connection, host, utc_now(self._clock))
+            also(connection)
+            return _write_events(connection, tell(host))
+
+        events = await self._write(run)
+        self._follow(host)
+        self._publish(events)
+        return host
+
+    async def change(
+        self,
+        host_id: uuid.UUID,
+        change: Change,
+        tell: Tell | None = None,
+        *,
+        also: Also | None = None,
+    ) -> Host:
+        """Replace a host by what `change` makes of it, atomically.
+
+        Args:
+            host_id: which one.
+            change: gets the host as it is; what it raises leaves all as it was.
+            tell: gets the host as it has become, and gives the events that say so.
+            also: writes more in the same transaction.
+
+        Raises:
+            NotFound: there is no such host.
+            Conflict: its new name, address or pin is another host's.
+        """
+
+        def run(connection: Connection) -> tuple[Host, Host, list[Event]]:
+            old = _found(queries.host_by_id(connection, host_id, for_update=True), host_id)
+            new = change(old)
+            if (new.name, new.address) != (old.name, old.address):
+                _check_is_free(connection, host_id, new.name, new.address)
+            if new != old:
+                queries.update_host(connection, new)
+            if new.pins != old.pins:
+                _check_pins(connection, new)
+                queries.replace_pins(connection, host_id, new.pins, utc_now(self._clock))
+            if also:
+                also(connection)
+            return old, new, _write_events(connection, tell(new) if tell else ())
+
+        old, new, events = await self._write(run)
+        if new != old:
+            self._follow(new)
+        self._publish(events)
+        return new
+
+    async def delete(self, host_id: uuid.UUID, tell: Tell) -> Host:
+        """Remove a host and all trust in it.
+
+        Raises:
+            NotFound: there is no such host.
+            Conflict: its status does not allow that.
+        """
+
+        def run(connection: Connection) -> tuple[Host, list[Event]]:
+            host = _found(queries.host_by_id(connection, host_id, for_update=True), host_id)
+            require(host, Trigger.REMOVE)
+            queries.delete_host(connection, host_id)
+            return host, _write_events(connection, tell(host))
+
+        host, events = await self._write(run)
+        for pin in self._pins.pop(host_id, ()):
+            self._trust.remove(pin)
+        self._removals.publish(host)
+        self._publish(events)
+        return host
+
+    async def _write(self, run: Callable[[Connection], Result]) -> Result:
+        try:
+            return await self._store.write(run)
+        except IntegrityError as error:
+            # Another engine on the same database was quicker than the checks.
+            raise Conflict("Another request has just taken that name, address or key.") from error
+
+    def _publish(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self._events.publish(event)
+
+    def _follow(self, host: Host) -> None:
+        """Trust just the pins that the host has; connections by any other close now."""
+        before = self._pins.pop(host.id, ())
+        if host.pins:
+            self._pins[host.id] = host.pins
+        for pin in before:
+            if pin not in host.pins:
+                self._trust.remove(pin)
+        for pin in host.pins:
+            if pin not in before:
+                self._trust.add(
+                    TrustedPeer(peer_name(host.id), pin, host.mechanism, comment=host.name)
+                )
+        self._changes.publish(host)
+
+    async def list(self) -> list[Host]:
+        """Give every host, by name."""
+        return await self._store.read(queries.all_hosts)
+
+
+def _write_events(connection: Connection, drafts: Iterable[Event]) -> list[Event]:
+    return [event_queries.insert_event(connection, draft) for draft in drafts]
+
+
+def _found(host: Host | None, host_id: uuid.UUID) -> Host:
+    if host is None:
+        raise NotFound(f"There is no host with the id {host_id}.")
+    return host
+
+
+def _check_is_free(
+    connection: Connection, host_id: uuid.UUID | None, name: str, address: str
+) -> None:
+    if queries.host_id_of(connection, name=name) not in (None, host_id):
+        raise Conflict(
+            f"The Host name '{name}' is already in use: choose a unique name and try again."
+        )
+    if queries.host_id_of(connection, address=address) not in (None, host_id):
+        raise Conflict(f"Host with the same address already exists: {address}.")
+
+
+def _check_pins(connection: Connection, host: Host) -> None:
+    for pin in host.pins:
+        _check_pin(connection, host, pin)
+
+
+def _check_pin(connection: Connection, host: Host, pin: Pin) -> None:
+    other = queries.host_name_of_pin(connection, pin)
+    if other is not None and other[0] != host.id:
+        raise Conflict(
+            f"The agent at {host.address} has the key of Host {other[1]}, so both are one "
+            f"machine, or a copy of one: remove Host {other[1]}, or give the copy a key of its "
+            "own by removing agent.key and agent.crt from its state folder."
+        )
+
+
+def peer_name(host_id: uuid.UUID) -> str:
+    """Give the name by which trust stores know a host: it never changes."""
+    return str(host_id)

@@ -1,0 +1,217 @@
+"""Judge requests about hosts before anything is done for them."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import uuid
+from dataclasses import replace
+from typing import TypeVar
+
+from pkengine.engine.model import (
+    Host,
+    HostChange,
+    HostKeySource,
+    HostSsh,
+    HostStatus,
+    NewHost,
+    SshAuthenticationMethod,
+    SshLogin,
+)
+from pkengine.errors import BadRequest, Conflict
+from pkengine.ssh import HostKeyJudgement, HostKeyPolicy
+
+T = TypeVar("T")
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}")
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+_USER = re.compile(r"[^\s:/\x00-\x1f\x7f-][^\s:/\x00-\x1f\x7f]{0,254}")
+MAX_TEXT = 10_000
+
+#: In these statuses nothing runs that would notice a new SSH or agent port.
+_PORTS_CHANGE_IN = (
+    HostStatus.NON_RESPONSIVE,
+    HostStatus.MAINTENANCE,
+    HostStatus.DOWN,
+    HostStatus.UNASSIGNED,
+    HostStatus.INSTALL_FAILED,
+    HostStatus.PENDING_APPROVAL,
+)
+
+
+def new_host(new: NewHost, default_cluster: uuid.UUID) -> Host:
+    """Give the host that a request describes.
+
+    Raises:
+        BadRequest: something is missing or malformed.
+    """
+    missing = [name for name in ("name", "address") if not getattr(new, name)]
+    if missing:
+        raise BadRequest(f"Host [{', '.join(missing)}] required for add.")
+    host = Host(
+        id=uuid.uuid4(),
+        name=new.name,
+        address=new.address,
+        cluster_id=new.cluster_id or default_cluster,
+        status=HostStatus.INSTALLING,
+        port=new.port,
+        comment=new.comment,
+        description=new.description,
+    )
+    return checked(replace(host, ssh=with_login(host.ssh, new.ssh)))
+
+
+def changed_host(host: Host, change: HostChange) -> Host:
+    """Give the host as a request wants it to be.
+
+    Raises:
+        BadRequest: something is malformed.
+        Conflict: the host's status does not allow one of the changes.
+    """
+    new = checked(
+        replace(
+            host,
+            name=_or(change.name, host.name),
+            address=_or(change.address, host.address),
+            port=_or(change.port, host.port),
+            comment=_or(change.comment, host.comment),
+            description=_or(change.description, host.description),
+            cluster_id=_or(change.cluster_id, host.cluster_id),
+            ssh=with_login(host.ssh, change.ssh),
+        )
+    )
+    _restrict(host, "address", host.address, new.address, (HostStatus.INSTALL_FAILED,))
+    _restrict(host, "port", host.port, new.port, _PORTS_CHANGE_IN)
+    _restrict(host, "ssh.port", host.ssh.port, new.ssh.port, _PORTS_CHANGE_IN)
+    _restrict(
+        host,
+        "cluster",
+        host.cluster_id,
+        new.cluster_id,
+        (HostStatus.MAINTENANCE, HostStatus.INSTALL_FAILED),
+    )
+    return replace(
+        new, reinstallation_required=host.reinstallation_required or new.port != host.port
+    )
+
+
+def checked(host: Host) -> Host:
+    """Give the host with its address in one form.
+
+    Raises:
+        BadRequest: something is malformed.
+    """
+    if not _NAME.fullmatch(host.name):
+        raise BadRequest(
+            f"The Host name {host.name!r} is malformed: expected 1 to 255 of the letters "
+            "A to Z, digits, '.', '_' and '-'."
+        )
+    for what, port in (("port", host.port), ("SSH port", host.ssh.port)):
+        if not 1 <= port <= 65535:
+            raise BadRequest(f"The {what} {port} is out of range: expected 1 to 65535.")
+    if not _USER.fullmatch(host.ssh.user):
+        raise BadRequest(f"The SSH user name {host.ssh.user!r} is malformed.")
+    for what, text in (("comment", host.comment), ("description", host.description)):
+        if len(text) > MAX_TEXT:
+            raise BadRequest(f"The {what} is too long: expected at most {MAX_TEXT} characters.")
+    return replace(host, address=address(host.address))
+
+
+def address(text: str) -> str:
+    """Give an IP address or a DNS name in the one form by which hosts are compared.
+
+    Raises:
+        BadRequest: it is neither.
+    """
+    try:
+        return str(ipaddress.ip_address(text.strip("[]")))
+    except ValueError:
+        name = text.removesuffix(".").lower()
+        if len(name) <= 253 and all(_LABEL.fullmatch(label) for label in name.split(".")):
+            return name
+    raise BadRequest(f"The address {text!r} is neither a DNS name nor an IP address.")
+
+
+def with_login(ssh: HostSsh, login: SshLogin) -> HostSsh:
+    """Give the SSH settings with what a request says about them.
+
+    A fingerprint or a key that is not that of the stored key displaces the stored key.
+
+    Raises:
+        BadRequest: fingerprint and key contradict each other.
+    """
+    ssh = replace(ssh, port=_or(login.port, ssh.port), user=_or(login.user, ssh.user))
+    key = login.public_key if login.public_key != ssh.public_key else None
+    fingerprint = login.fingerprint if login.fingerprint != ssh.fingerprint else None
+    if key is not None:
+        if fingerprint is not None and not fingerprint.matches(key):
+            raise BadRequest(
+                f"The SSH fingerprint {fingerprint} is not that of the SSH public key given with "
+                f"it, which is {key.fingerprint(fingerprint.algorithm)}: give the right one only."
+            )
+        return replace(
+            ssh,
+            public_key=key,
+            fingerprint=key.fingerprint(),
+            key_source=HostKeySource.GIVEN_KEY,
+        )
+    if fingerprint is None:
+        return ssh
+    if ssh.public_key is not None and fingerprint.matches(ssh.public_key):
+        return replace(ssh, fingerprint=fingerprint)
+    return replace(ssh, fingerprint=fingerprint, public_key=None, key_source=None)
+
+
+def host_key_policy(ssh: HostSsh) -> HostKeyPolicy:
+    """Tell what a host's key is to be compared with: what was given, else what is stored."""
+    if ssh.public_key is None:
+        return HostKeyPolicy(given=ssh.fingerprint)
+    if ssh.key_source is HostKeySource.GIVEN_KEY:
+        return HostKeyPolicy(given=ssh.public_key)
+    return HostKeyPolicy(stored=(ssh.public_key,))
+
+
+def judged(ssh: HostSsh, judgement: HostKeyJudgement) -> HostSsh:
+    """Give the SSH settings with the key that was accepted.
+
+    How the key first came to be trusted is kept when it is only met again.
+    """
+    source = HostKeySource(judgement.source)
+    if source is HostKeySource.STORED and ssh.key_source is not None:
+        source = ssh.key_source
+    return replace(
+        ssh,
+        public_key=judgement.key,
+        fingerprint=ssh.fingerprint or judgement.key.fingerprint(),
+        key_source=source,
+    )
+
+
+def uses_key(login: SshLogin) -> bool:
+    """Tell whether to log in by the engine's own key: where asked to, or no password is given.
+
+    Raises:
+        BadRequest: a password is needed and missing.
+    """
+    if login.authentication_method is SshAuthenticationMethod.PASSWORD and not login.password:
+        raise BadRequest(
+            "SSH authentication by password was asked for, but no password was given."
+        )
+    if login.authentication_method is not None:
+        return login.authentication_method is SshAuthenticationMethod.PUBLIC_KEY
+    return not login.password
+
+
+def _restrict(
+    host: Host, what: str, old: object, new: object, statuses: tuple[HostStatus, ...]
+) -> None:
+    if old != new and host.status not in statuses:
+        names = ", ".join(f"'{status.value}'" for status in statuses)
+        raise Conflict(
+            f"Cannot edit Host {host.name}. Its {what} can be changed only in the status "
+            f"{names}; it is '{host.status.value}'."
+        )
+
+
+def _or(given: T | None, stored: T) -> T:
+    return stored if given is None else given

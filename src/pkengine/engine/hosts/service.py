@@ -1,0 +1,417 @@
+"""The hosts, and what may be asked of them."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from pkengine.auth.peer import Authenticated
+from pkengine.channel.verbs import HostStats
+from pkengine.engine.clusters import Clusters
+from pkengine.engine.events import EventCode, Events
+from pkengine.engine.hosts import request
+from pkengine.engine.hosts.access import HostAccess, LoggedIn
+from pkengine.engine.hosts.farewell import say_goodbye
+from pkengine.engine.hosts.installation import INTERRUPTED, Installer
+from pkengine.engine.hosts.lifecycle import Trigger, advance, permits, require
+from pkengine.engine.hosts.monitor import Monitor
+from pkengine.engine.hosts.registry import HostRegistry
+from pkengine.engine.jobs import Jobs, RunningJob
+from pkengine.engine.model import (
+    Event,
+    Host,
+    HostChange,
+    HostStatus,
+    Job,
+    NewHost,
+    Origin,
+    Severity,
+    SshLogin,
+)
+from pkengine.engine.tasks import Tasks
+from pkengine.errors import BadRequest, Conflict, PkengineError
+from pkengine.keys import Pin, SshPublicKey
+from pkengine.ssh import SshTarget
+
+
+class Hosts:
+    """Adds, installs, watches and removes hosts.
+
+    Args:
+        registry: the hosts on disk.
+        clusters, events, jobs: the rest of what is on disk.
+        access: the network.
+        monitor: follows the registry.
+        own_pin: what agents know this engine by.
+        clock: for deadlines.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        registry: HostRegistry,
+        clusters: Clusters,
+        events: Events,
+        jobs: Jobs,
+        access: HostAccess,
+        monitor: Monitor,
+        own_pin: Pin,
+        clock: IReactorTime,
+    ) -> None:
+        self._registry = registry
+        self._clusters = clusters
+        self._events = events
+        self._tell = registry.announcements
+        self._jobs = jobs
+        self._access = access
+        self._monitor = monitor
+        self._own_pin = own_pin
+        self._clock = clock
+        self._installer = Installer(registry, access)
+        self._tasks = Tasks()
+        self._taken: set[object] = set()
+        self._is_stopping = False
+
+    # Start and stop.
+
+    async def start(self) -> None:
+        """Take up the hosts where the engine left them, and watch the active ones."""
+        for host in await self._registry.list():
+            if permits(host.status, Trigger.ENGINE_STARTED):
+                await self._restart(host)
+        self._monitor.start()
+        await self._registry.load()
+
+    async def stop(self) -> None:
+        """End the installations that run, each as failed, and close every connection."""
+        self._is_stopping = True
+        await self._tasks.stop()
+        await self._monitor.stop()
+
+    async def _restart(self, host: Host) -> None:
+        was_installing = host.status is HostStatus.INSTALLING
+        detail = INTERRUPTED if was_installing else host.status_detail
+
+        def tell(host: Host) -> list[Event]:
+            if not was_installing:
+                return []
+            return [self._tell.install_failed(host, INTERRUPTED)]
+
+        await self._registry.change(
+            host.id, lambda host: advance(host, Trigger.ENGINE_STARTED, detail=detail), tell
+        )
+
+    # Reading.
+
+    async def get(self, host_id: uuid.UUID) -> Host:
+        """Give a host.
+
+        Raises:
+            NotFound: there is no such host.
+        """
+        return await self._registry.get(host_id)
+
+    def statistics(self, host_id: uuid.UUID) -> HostStats | None:
+        """Give what a host said last on the connection that there is, or None."""
+        return self._monitor.statistics(host_id)
+
+    def authenticated(self, host_id: uuid.UUID) -> Authenticated | None:
+        """Tell who answers on the connection to a host and how that was proved, or None."""
+        return self._monitor.authenticated(host_id)
+
+    def subscribe(
+        self, changed: Callable[[Host], object], removed: Callable[[Host], object]
+    ) -> Callable[[], None]:
+        """Ask to be called with each host that has changed or gone; gives what ends it."""
+        return self._registry.subscribe(changed, removed)
+
+    async def ssh_host_keys(self, address: str, port: int = 22) -> list[SshPublicKey]:
+        """Fetch the SSH keys that a host shows, before it is added; none is trusted by that.
+
+        Raises:
+            BadRequest: the address is malformed.
+            HostUnreachable: no SSH server answers there.
+        """
+        return await self._access.host_keys(request.address(address), port)
+
+    # Changing.
+
+    async def add(self, new: NewHost, origin: Origin) -> tuple[Host, Job]:
+        """Log in to a new host, and begin to install it.
+
+        When this returns, the host is known and `installing`; the job tells the rest.
+
+        Raises:
+            BadRequest: the request is malformed.
+            NotFound: there is no such cluster.
+            Conflict: its name or address is another host's, or is being added just now.
+            SshError: the host cannot be reached, shows the wrong key or refuses the login.
+        """
+        try:
+            return await self._add(new, origin)
+        except PkengineError as error:
+            text = f"Failed to add Host {new.name[:255]}. {error}"
+            await self._events.add(EventCode.HOST_ADD_FAILED, Severity.ERROR, text, origin=origin)
+            raise
+
+    async def _add(self, new: NewHost, origin: Origin) -> tuple[Host, Job]:
+        if new.cluster_id is None:
+            cluster = await self._clusters.default()
+        else:
+            cluster = await self._clusters.get(new.cluster_id)
+        host = request.new_host(new, cluster.id)
+        _refuse_reboot(new.reboot)
+        with self._taking("add", host.name, ("name", host.name), ("address", host.address)):
+            await self._registry.check_is_free(host.name, host.address)
+            connection = await self._log_in(host, new.ssh)
+            host = replace(host, ssh=request.judged(host.ssh, connection.judgement))
+            job = self._jobs.prepare(
+                f"Adding new Host {host.name}", host_id=host.id, origin=origin
+            )
+
+            def added(host: Host) -> list[Event]:
+                return [self._tell.added(host, origin), self._tell.installing(host, origin)]
+
+            stored = await self._tasks.shield(
+                self._begin(
+                    self._registry.insert(host, added, also=job.begin),
+                    connection,
+                    job,
+                    origin,
+                    activate=new.activate,
+                )
+            )
+        return stored, job.job
+
+    async def install(
+        self,
+        host_id: uuid.UUID,
+        login: SshLogin,
+        origin: Origin,
+        *,
+        activate: bool = False,
+        reboot: bool = False,
+    ) -> Job:
+        """Log in to a known host, and begin to install it again.
+
+        Without a password the engine logs in by its own key.  When this returns, the host
+        is `installing` and none of its keys is trusted; the job tells the rest.
+
+        Raises:
+            NotFound: there is no such host.
+            Conflict: its status does not allow that.
+            BadRequest, SshError: as for `add`; the host stays as it is.
+        """
+        _refuse_reboot(reboot)
+        host = await self._registry.get(host_id)
+        with self._taking("install", host.name, host_id):
+            require(host, Trigger.INSTALL)
+            wanted = request.checked(replace(host, ssh=request.with_login(host.ssh, login)))
+            connection = await self._log_in(wanted, login)
+            ssh = request.judged(wanted.ssh, connection.judgement)
+            job = self._jobs.prepare(
+                f"Installing Host {host.name}", host_id=host_id, origin=origin
+            )
+            await self._tasks.shield(
+                self._begin(
+                    self._registry.change(
+                        host_id,
+                        lambda host: advance(replace(host, ssh=ssh), Trigger.INSTALL),
+                        lambda host: [self._tell.installing(host, origin)],
+                        also=job.begin,
+                    ),
+                    connection,
+                    job,
+                    origin,
+                    activate=activate,
+                )
+            )
+        return job.job
+
+    async def _log_in(self, host: Host, login: SshLogin) -> LoggedIn:
+        return await self._access.log_in(
+            SshTarget(host.address, host.ssh.port, host.ssh.user),
+            request.host_key_policy(host.ssh),
+            password=login.password,
+            use_key=request.uses_key(login),
+        )
+
+    async def _begin(
+        self,
+        store: Coroutine[Deferred[Any], Any, Host],
+        connection: LoggedIn,
+        job: RunningJob,
+        origin: Origin,
+        *,
+        activate: bool,
+    ) -> Host:
+        """Store the host as `installing`, and install it in the background."""
+        try:
+            host = await store
+        except BaseException:
+            await connection.close()
+            raise
+        self._tasks.spawn(
+            job.job.description,
+            self._installer.run(host, connection, job, origin, activate=activate),
+        )
+        return host
+
+    async def update(self, host_id: uuid.UUID, change: HostChange, origin: Origin) -> Host:
+        """Change what is stored of a host; a password in it is not.
+
+        Raises:
+            NotFound: there is no such host, or no such cluster.
+            BadRequest: something is malformed.
+            Conflict: the status does not allow a change, or the name or address is taken.
+        """
+        if change.cluster_id is not None:
+            await self._clusters.get(change.cluster_id)
+        is_changed = False
+
+        def apply(host: Host) -> Host:
+            nonlocal is_changed
+            new = request.changed_host(host, change)
+            is_changed = new != host
+            return new
+
+        def tell(host: Host) -> list[Event]:
+            return [self._tell.updated(host, origin)] if is_changed else []
+
+        return await self._tasks.shield(self._registry.change(host_id, apply, tell))
+
+    async def activate(self, host_id: uuid.UUID, origin: Origin) -> Job:
+        """Watch a host again; it is `up` as soon as its agent answers.
+
+        Raises:
+            NotFound: there is no such host.
+            Conflict: its status does not allow that, or no key of it is trusted.
+        """
+        host = await self._registry.get(host_id)
+        with self._taking("activate", host.name, host_id):
+            job = self._jobs.prepare(
+                f"Activating Host {host.name}", host_id=host_id, origin=origin
+            )
+            await self._tasks.shield(self._activate(job, host_id, origin))
+        return job.job
+
+    async def _activate(self, job: RunningJob, host_id: uuid.UUID, origin: Origin) -> None:
+        await self._registry.change(
+            host_id,
+            lambda host: advance(host, Trigger.ACTIVATE),
+            lambda host: [self._tell.activating(host, origin)],
+            also=job.begin,
+        )
+        await job.finish()
+
+    async def deactivate(self, host_id: uuid.UUID, origin: Origin, reason: str = "") -> Job:
+        """Put a host into maintenance: it is watched no more, and may be removed.
+
+        When this returns, the host is `preparing_for_maintenance`; it is in `maintenance`
+        when the connection to it has ended.
+
+        Args:
+            host_id: which one.
+            origin: who asks.
+            reason: shown while the host is in maintenance.
+
+        Raises:
+            NotFound: there is no such host.
+            Conflict: its status does not allow that.
+        """
+        if len(reason) > request.MAX_TEXT:
+            raise BadRequest(f"The reason is longer than {request.MAX_TEXT} characters.")
+        host = await self._registry.get(host_id)
+        with self._taking("deactivate", host.name, host_id):
+            job = self._jobs.prepare(
+                f"Deactivating Host {host.name}", host_id=host_id, origin=origin
+            )
+            await self._tasks.shield(self._deactivate(job, host_id, origin, reason))
+        return job.job
+
+    async def _deactivate(
+        self, job: RunningJob, host_id: uuid.UUID, origin: Origin, reason: str
+    ) -> None:
+        host = await self._registry.change(
+            host_id,
+            lambda host: advance(host, Trigger.DEACTIVATE, detail=reason),
+            also=job.begin,
+        )
+        self._tasks.spawn(job.job.description, self._quieten(job, host, origin))
+
+    async def _quieten(self, job: RunningJob, host: Host, origin: Origin) -> None:
+        await self._monitor.quiet(host.id)
+        await self._registry.change(
+            host.id,
+            lambda host: advance(host, Trigger.QUIET, detail=host.status_detail),
+            lambda host: [self._tell.in_maintenance(host, origin)],
+        )
+        await job.finish()
+
+    async def remove(self, host_id: uuid.UUID, origin: Origin, *, force: bool = False) -> None:
+        """Forget a host and trust its key no longer; what runs there is left running.
+
+        Its agent is asked to drop the key of this engine, if it can be reached.
+
+        Args:
+            host_id: which one.
+            origin: who asks.
+            force: do not ask the agent.
+
+        Raises:
+            NotFound: there is no such host.
+            Conflict: its status does not allow that.
+        """
+        await self._tasks.shield(self._remove(host_id, origin, force))
+
+    async def _remove(self, host_id: uuid.UUID, origin: Origin, force: bool) -> None:
+        host = await self._registry.get(host_id)
+        with self._taking("remove", host.name, host_id):
+            require(host, Trigger.REMOVE)
+            farewell = ""
+            if host.pins and not force:
+                farewell = await say_goodbye(self._access, host, self._own_pin, self._clock)
+
+            await self._registry.delete(
+                host_id, lambda host: [self._tell.removed(host, farewell, origin)]
+            )
+
+    # One at a time.
+
+    @contextlib.contextmanager
+    def _taking(self, verb: str, name: str, *keys: object) -> Iterator[None]:
+        """Refuse what another request is at work on."""
+        if self._is_stopping:
+            raise Conflict(f"Cannot {verb} Host {name}. The engine is stopping.")
+        if not self._taken.isdisjoint(keys):
+            raise Conflict(
+                f"Cannot {verb} Host {name}. Related operation is currently in progress. "
+                "Please try again later."
+            )
+        self._taken.update(keys)
+        try:
+            yield
+        finally:
+            self._taken.difference_update(keys)
+
+    # Last, for in here its name hides the type's.
+
+    async def list(self) -> list[Host]:
+        """Give every host, by name."""
+        return await self._registry.list()
+
+
+def _refuse_reboot(reboot: bool) -> None:
+    if reboot:
+        raise BadRequest(
+            "Hosts are not rebooted, for no change of the agent needs it: ask for reboot=false."
+        )
