@@ -137,6 +137,8 @@ class ControlService(Service):
         verbs: gives what is answered to a process with such credentials.
     """
 
+    _log = Logger()
+
     def __init__(
         self, reactor: Any, state: StateFolder, verbs: Callable[[Credentials], Verbs]
     ) -> None:
@@ -161,6 +163,7 @@ class ControlService(Service):
             self._name.close()
             raise cannot_listen(str(self._path), error) from error
         Service.startService(self)
+        self._log.info("Answering commands on {path}", path=self._path)
 
     def stopService(self) -> Deferred[None] | None:
         """Listen no more; the socket is removed."""
