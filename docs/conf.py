@@ -4,7 +4,7 @@ from importlib.metadata import version as installed_version
 
 project = "pkengine"
 author = "the pkengine contributors"
-copyright = f"2026, {author}"  # noqa: A001 - Sphinx's name
+copyright = f"2026, {author}"
 release = installed_version("pkengine")
 version = release
 
