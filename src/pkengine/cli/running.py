@@ -1,0 +1,77 @@
+"""Runs a command's coroutine on a reactor and turns its end into an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+
+from pkengine.cli.exit_status import CommandFailed, ExitStatus
+from pkengine.cli.login import Login
+from pkengine.cli.rest_client import RestClient
+from pkengine.cli.terminal import tell
+from pkengine.errors import PkengineError
+
+Work = Callable[[Any], Coroutine["Deferred[Any]", Any, None]]
+
+
+def run_with_engine(
+    login: Login, work: Callable[[RestClient], Coroutine[Deferred[Any], Any, None]]
+) -> NoReturn:
+    """Run a coroutine that talks to an engine; exit with the status it deserves."""
+
+    async def with_client(reactor: Any) -> None:
+        client = RestClient(reactor, login)
+        try:
+            await work(client)
+        finally:
+            await client.close()
+
+    run(with_client)
+
+
+def run(work: Work) -> NoReturn:
+    """Run a coroutine on the reactor; exit with the status it deserves.
+
+    An interrupt cancels the coroutine, waits until it has cleaned up, and exits quietly.
+    """
+    react(_run, (work,))
+
+
+async def _run(reactor: Any, work: Work) -> None:
+    is_interrupted = False
+    ended: Deferred[None] = Deferred()
+    running = Deferred.fromCoroutine(work(reactor))
+
+    def interrupt() -> Deferred[None] | None:
+        nonlocal is_interrupted
+        if ended.called:
+            return None
+        is_interrupted = True
+        running.cancel()
+        return ended
+
+    reactor.addSystemEventTrigger("before", "shutdown", interrupt)
+    try:
+        await running
+    except BrokenPipeError:
+        # Whoever read the output has enough.  Nothing may be flushed into the pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(ExitStatus.FAILED) from None
+    except Exception as error:
+        if is_interrupted:
+            raise SystemExit(ExitStatus.INTERRUPTED) from None
+        if isinstance(error, CommandFailed):
+            if error.status is not ExitStatus.INTERRUPTED:
+                tell(f"pkengine: {error}")
+            raise SystemExit(error.status) from None
+        if isinstance(error, PkengineError):
+            tell(f"pkengine: {error}")
+            raise SystemExit(ExitStatus.FAILED) from None
+        raise
+    finally:
+        ended.callback(None)
