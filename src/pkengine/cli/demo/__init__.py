@@ -1,0 +1,1 @@
+"""`pkengine demo`: the whole idea on one machine, with nothing left behind."""
