@@ -1,0 +1,198 @@
+"""What the host commands do: finding, adding, and following a host to its goal."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from pkengine.cli.exit_status import CommandFailed, ExitStatus
+from pkengine.cli.jobs import JobWatch, Progress
+from pkengine.cli.rest_client import Entity, RestClient, items
+from pkengine.keys import Secret, SshFingerprint, SshPublicKey
+
+#: How often a host is asked how far it is.
+POLL_INTERVAL_S = 0.5
+#: How long a deployment may take before the command stops waiting for it.
+DEFAULT_WAIT_S = 600.0
+
+_FAILURES = frozenset({"install_failed", "non_operational", "error"})
+_UUID_LENGTH = 36
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SshAccess:
+    """What the user says about the way into a host; None is left to the engine.
+
+    Attributes:
+        password: None to log in with the engine's own SSH key.
+    """
+
+    port: int | None = None
+    user: str | None = None
+    fingerprint: SshFingerprint | None = None
+    public_key: SshPublicKey | None = None
+    password: Secret | None = None
+
+    def entity(self) -> Entity:
+        """Give the ``ssh`` element of a request."""
+        user: Entity = {}
+        if self.user is not None:
+            user["user_name"] = self.user
+        if self.password is not None:
+            user["password"] = self.password.reveal_text()
+        ssh: Entity = {
+            "authentication_method": "publickey" if self.password is None else "password"
+        }
+        if user:
+            ssh["user"] = user
+        if self.port is not None:
+            ssh["port"] = self.port
+        if self.fingerprint is not None:
+            ssh["fingerprint"] = str(self.fingerprint)
+        if self.public_key is not None:
+            ssh["public_key"] = str(self.public_key)
+        return ssh
+
+
+async def list_hosts(client: RestClient, search: str | None = None) -> list[Entity]:
+    """Give the hosts that an oVirt search expression such as ``status=up`` finds."""
+    answer = await client.get("/hosts", **({"search": search} if search else {}))
+    return items(answer, "host")
+
+
+async def find_host(client: RestClient, name_or_id: str) -> Entity:
+    """Give the one host with that name or id.
+
+    Raises:
+        CommandFailed: there is none.
+    """
+    if len(name_or_id) == _UUID_LENGTH and name_or_id.count("-") == 4:
+        try:
+            return await client.get(f"/hosts/{name_or_id}")
+        except CommandFailed as error:
+            if error.status is not ExitStatus.NOT_FOUND:
+                raise
+    # The name is compared here, so that no character in it is taken for a search operator.
+    for host in await list_hosts(client):
+        if host.get("name") == name_or_id:
+            return host
+    raise CommandFailed(f"There is no host {name_or_id!r}.", ExitStatus.NOT_FOUND)
+
+
+async def fetch_host_keys(client: RestClient, address: str, port: int) -> list[SshPublicKey]:
+    """Ask the engine which keys the SSH server at an address shows; nothing is trusted."""
+    answer = await client.get("/sshkeys", address=address, port=port)
+    return [SshPublicKey.parse(entry["public_key"]) for entry in items(answer, "ssh_key")]
+
+
+def describe_key(key: SshPublicKey) -> str:
+    """Name the kind of a key as ``ssh-keygen -l`` does."""
+    if key.key_type.startswith("ecdsa"):
+        return "ECDSA"
+    return {"ssh-ed25519": "ED25519", "ssh-rsa": "RSA", "ssh-dss": "DSA"}.get(
+        key.key_type, key.key_type
+    )
+
+
+async def add_host(
+    client: RestClient,
+    name: str,
+    address: str,
+    ssh: SshAccess,
+    *,
+    agent_port: int | None = None,
+    cluster: str | None = None,
+    comment: str | None = None,
+    activate: bool = True,
+) -> Entity:
+    """Ask the engine to add a host; its deployment goes on after this returns.
+
+    Raises:
+        CommandFailed: the engine could not reach it, log in to it, or refused its key; no
+            host was made then.
+    """
+    body: Entity = {"name": name, "address": address, "ssh": ssh.entity()}
+    if agent_port is not None:
+        body["port"] = agent_port
+    if cluster is not None:
+        body["cluster"] = {"name": cluster}
+    if comment is not None:
+        body["comment"] = comment
+    return await client.post("/hosts", body, activate=_boolean(activate), reboot="false")
+
+
+async def act(client: RestClient, host: Entity, action: str, **details: Any) -> Entity:
+    """Begin an action on a host, such as ``activate``."""
+    return await client.post(f"/hosts/{host['id']}/{action}", details)
+
+
+async def wait_for_host(
+    client: RestClient,
+    host: Entity,
+    goals: Collection[str],
+    *,
+    since_event: int,
+    progress: Progress | None = None,
+    timeout_s: float = DEFAULT_WAIT_S,
+) -> Entity:
+    """Follow a host, and the job that works on it, until it is where it should be.
+
+    The wait ends when its status is one of `goals`.  Events after `since_event` may explain
+    a failure.
+
+    Raises:
+        CommandFailed: the host ended elsewhere, or did not arrive in time.
+    """
+    clock = IReactorTime(client.reactor)
+    deadline = clock.seconds() + timeout_s
+    watch = JobWatch(client, host["id"], progress)
+    while True:
+        await watch.update()
+        now = await client.get(f"/hosts/{host['id']}")
+        status = str(now.get("status"))
+        if status in goals:
+            await watch.update()
+            return now
+        if status in _FAILURES:
+            await watch.update()
+            raise CommandFailed(
+                await _why(client, now, since_event)
+                or f"Host {now['name']!r} ended in status {status}."
+            )
+        if clock.seconds() >= deadline:
+            raise CommandFailed(
+                f"Host {now['name']!r} is still {status} after {timeout_s:g} s; the engine goes "
+                "on. 'pkengine events --follow' shows how it ends."
+            )
+        await deferLater(clock, POLL_INTERVAL_S)
+
+
+async def newest_event(client: RestClient) -> int:
+    """Give the index of the newest event."""
+    events = items(await client.get("/events", max=1), "event")
+    return max((event_index(event) for event in events), default=0)
+
+
+def event_index(event: Entity) -> int:
+    """Give the number that orders events."""
+    return int(event.get("index") or event["id"])
+
+
+async def _why(client: RestClient, host: Entity, since_event: int) -> str | None:
+    events = items(await client.get("/events", **{"from": since_event, "max": 50}), "event")
+    reasons = [
+        event["description"]
+        for event in sorted(events, key=event_index)
+        if event.get("severity") in ("error", "alert")
+        and event.get("host", {}).get("id") == host["id"]
+        and event.get("description")
+    ]
+    return reasons[-1] if reasons else None
+
+
+def _boolean(value: bool) -> str:
+    return "true" if value else "false"
