@@ -227,7 +227,8 @@ def install(
 ) -> None:
     """Deploy the agent again.
 
-    The engine logs in with its own SSH key unless told otherwise.  A host whose SSH key changed is accepted again by giving the new one.
+    The engine logs in with its own SSH key unless told otherwise.  A host whose SSH key
+    changed is accepted again by giving the new one.
     """
     _at_most_one((fingerprint, ssh_public_key), "--fingerprint and --ssh-public-key")
 
@@ -367,7 +368,8 @@ def show_(engine: EngineOptions, name: str, as_json: bool) -> None:
 def fingerprint(engine: EngineOptions, address: str, port: int, as_json: bool) -> None:
     """Show the SSH host keys at an address.
 
-    They are shown as the engine sees them, and nothing is trusted by that.  Compare with what 'ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub' prints on the host.
+    They are shown as the engine sees them, and nothing is trusted by that.  Compare with
+    what 'ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub' prints on the host.
     """
 
     async def work(client: RestClient) -> None:
