@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pkengine.cli.exit_status import CommandFailed, ExitStatus
 from pkengine.keys.secret import Secret
 
-DEFAULT_URL = "https://localhost/ovirt-engine/api"
+DEFAULT_URL = "https://localhost:8443/ovirt-engine/api"
 DEFAULT_USER = "admin@internal"
 
 

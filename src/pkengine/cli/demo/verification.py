@@ -144,7 +144,7 @@ def check_refusal(
     yield Check(
         "No credential reached the host",
         bool(seen) and not tried,
-        f"{len(seen)} connections, tried: {', '.join(tried) or 'nothing'}",
+        f"connections that the host saw: {len(seen)}; logins tried: {', '.join(tried) or 'none'}",
     )
     names = [str(each["name"]) for each in hosts]
     yield Check("No second host was made", len(names) == 1, ", ".join(names))
