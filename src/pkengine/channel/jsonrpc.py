@@ -117,11 +117,14 @@ def decode_message(payload: bytes) -> Message:
         ProtocolViolation: it is neither request nor response.
     """
     try:
+        # What is decoded later, such as the parameters, is then UTF-8 as well; msgspec would
+        # meet other octets there with an error of another kind.
+        payload.decode("utf-8")
         message = _decode(payload)
     except msgspec.ValidationError as error:
         reason = f"Invalid request: {error}"
         raise MalformedMessage(encode_error(_id_of(payload), INVALID_REQUEST, reason)) from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         answer = encode_error(None, PARSE_ERROR, "Parse error: the payload is not JSON.")
         raise MalformedMessage(answer) from error
     if message.method is msgspec.UNSET:
