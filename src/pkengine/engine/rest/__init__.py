@@ -11,6 +11,7 @@ import uuid
 from itertools import chain
 from typing import Protocol
 
+from klein import Klein
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import IResource
 
@@ -19,13 +20,13 @@ from pkengine.engine.clusters import Clusters
 from pkengine.engine.events import Events
 from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.jobs import Jobs
-from pkengine.engine.rest.application import Application, Folder
+from pkengine.engine.rest.application import Application, Folder, refuse
 from pkengine.engine.rest.authorization import Authorizer
 from pkengine.engine.rest.clusters import ClusterResource
 from pkengine.engine.rest.events import EventResource
 from pkengine.engine.rest.hosts import HostResource
 from pkengine.engine.rest.jobs import JobResource
-from pkengine.engine.rest.pki import PkiResource
+from pkengine.engine.rest.pki import PublicKeys
 from pkengine.engine.rest.root import RootResource
 from pkengine.engine.rest.server import HttpServer
 from pkengine.engine.rest.sso import SignOn
@@ -86,16 +87,18 @@ def site(engine: ServedEngine) -> IResource:
         JobResource(engine.jobs).routes(),
     )
     sign_on = SignOn(engine.accounts, engine.events)
-    pki = PkiResource(
+    public_keys = PublicKeys(
         engine.ssh_identity.public,
         engine.key_pair.certificate_pem(),
         engine.https_key_pair.certificate_pem(),
     )
-    root, sso, services = Folder(), Folder(), Folder()
+    services = Klein()
+    sign_on.add_logout(services)
+    public_keys.add_to(services)
+    services.handle_errors(Exception)(refuse)
+
+    root = Folder()
     root.putChild(b"api", Application(routes, Authorizer(engine.accounts)).resource())
-    root.putChild(b"sso", sso)
-    sso.putChild(b"oauth", sign_on.oauth())
-    root.putChild(b"services", services)
-    services.putChild(b"sso-logout", sign_on.logout())
-    services.putChild(b"pki-resource", pki.resource())
+    root.putChild(b"sso", sign_on.resource())
+    root.putChild(b"services", services.resource())
     return root

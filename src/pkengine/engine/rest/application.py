@@ -56,13 +56,15 @@ class Application:
         self._authorizer = authorizer
         self._klein = Klein()
         for route in routes:
-            self._klein.route(
-                route.path,
-                methods=[route.method],
-                endpoint=f"{route.method} {route.path}",
-                merge_slashes=False,
-            )(partial(self._serve, route))
+            self._add(route)
         self._klein.handle_errors(Exception)(refuse)
+
+    def _add(self, route: Route) -> None:
+        async def serve(request: Request, **parts: Any) -> None:
+            await self._serve(route, request, **parts)
+
+        endpoint = f"{route.method} {route.path}"
+        self._klein.route(route.path, methods=[route.method], endpoint=endpoint)(serve)
 
     def resource(self) -> IResource:
         """Give the resource for `BASE`."""

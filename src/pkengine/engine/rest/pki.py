@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from klein import Klein
 from twisted.python.failure import Failure
-from twisted.web.resource import IResource
 from twisted.web.server import Request
 
 from pkengine.engine.rest.application import refuse
@@ -22,7 +21,7 @@ _PEM = "application/x-x509-cert"
 _PEM_CA = "application/x-x509-ca-cert"
 
 
-class PkiResource:
+class PublicKeys:
     """Gives the engine's SSH public key and certificates in oVirt's formats.
 
     There is no certification authority: ``ca-certificate`` is the self-signed certificate
@@ -43,12 +42,9 @@ class PkiResource:
             "ca-certificate": https_certificate,
         }
 
-    def resource(self) -> IResource:
-        """Give the resource."""
-        klein = Klein()
-        klein.route("/", methods=["GET"], endpoint="/", merge_slashes=False)(self._get)
-        klein.handle_errors(Exception)(refuse)
-        return klein.resource()
+    def add_to(self, services: Klein) -> None:
+        """Add the route."""
+        services.route("/pki-resource", methods=["GET"])(self._get)
 
     def _get(self, request: Request) -> None:
         try:

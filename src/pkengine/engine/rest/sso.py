@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from typing import Any
 
 from klein import Klein
@@ -31,13 +30,14 @@ from pkengine.engine.rest.request import (
     refuse_other_sites,
 )
 from pkengine.engine.rest.response import send_body
-from pkengine.errors import NotAuthorized, PkengineError
+from pkengine.errors import Forbidden, NotAuthorized, PkengineError
 from pkengine.keys import Secret
 
 SCOPE = "ovirt-app-api"
 _FORM = "application/x-www-form-urlencoded"
 
 Answer = Mapping[str, Any]
+Handler = Callable[[Mapping[str, str], Origin], Awaitable[Answer]]
 
 
 class UnsupportedGrant(PkengineError):
@@ -56,19 +56,18 @@ class SignOn:
         self._accounts = accounts
         self._events = events
 
-    def oauth(self) -> IResource:
-        """Give the resource for ``/ovirt-engine/sso/oauth``."""
-        return _served(
-            {
-                "/token": self._issue,
-                "/token-info": self._describe,
-                "/revoke": self._revoke,
-            }
-        )
+    def resource(self) -> IResource:
+        """Give the resource for ``/ovirt-engine/sso``."""
+        klein = Klein()
+        _add(klein, "/oauth/token", self._issue)
+        _add(klein, "/oauth/token-info", self._describe)
+        _add(klein, "/oauth/revoke", self._revoke)
+        klein.handle_errors(Exception)(_send_error)
+        return klein.resource()
 
-    def logout(self) -> IResource:
-        """Give the resource for ``/ovirt-engine/services/sso-logout``."""
-        return _served({"/": self._revoke})
+    def add_logout(self, services: Klein) -> None:
+        """Add the route by which the SDK logs out."""
+        _add(services, "/sso-logout", self._revoke)
 
     async def _issue(self, form: Mapping[str, str], origin: Origin) -> Answer:
         if form.get("grant_type") != "password":
@@ -121,21 +120,14 @@ class SignOn:
         return {}
 
 
-def _served(
-    handlers: Mapping[str, Callable[[Mapping[str, str], Origin], Awaitable[Answer]]],
-) -> IResource:
-    klein = Klein()
-    for path, handler in handlers.items():
-        klein.route(path, methods=["POST"], endpoint=path, merge_slashes=False)(
-            partial(_serve, handler)
-        )
-    klein.handle_errors(Exception)(_send_error)
-    return klein.resource()
+def _add(klein: Klein, path: str, handler: Handler) -> None:
+    async def serve(request: Request) -> None:
+        await _serve(handler, request)
+
+    klein.route(path, methods=["POST"], endpoint=path)(serve)
 
 
-async def _serve(
-    handler: Callable[[Mapping[str, str], Origin], Awaitable[Answer]], request: Request
-) -> None:
+async def _serve(handler: Handler, request: Request) -> None:
     try:
         refuse_other_sites(request)
         if header(request, "Content-Type").partition(";")[0].strip().lower() != _FORM:
@@ -156,7 +148,7 @@ async def _serve(
 def _send_error(request: Any, failure: Failure) -> None:
     """Answer with RFC 6749's members; the SDK shows both."""
     error = failure.value
-    if isinstance(error, NotAuthorized):
+    if isinstance(error, NotAuthorized) and not isinstance(error, Forbidden):
         status, code, text = http.BAD_REQUEST, "access_denied", str(error)
     elif isinstance(error, UnsupportedGrant):
         status, code, text = http.BAD_REQUEST, "unsupported_grant_type", str(error)

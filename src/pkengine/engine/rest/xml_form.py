@@ -22,6 +22,9 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SPECIAL = re.compile('[&<>"\r]')
 _REFERENCES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\r": "&#13;"}
 
+#: So many tags and texts are sent at once.
+_PIECE = 4096
+
 _Write = Callable[[Any, str, list[str]], None]
 
 
@@ -78,12 +81,11 @@ def write(element: Element, source: Any, base: str) -> bytes:
 
 def write_many(element: Element, sources: Iterable[Any], base: str) -> Iterable[bytes]:
     """Write a collection as a document, in pieces."""
-    yield f"<{element.plural}>".encode()
     write_one = _writer(element, element.name)
-    parts: list[str] = []
+    parts = [f"<{element.plural}>"]
     for source in sources:
         write_one(source, base, parts)
-        if len(parts) > 4096:
+        if len(parts) > _PIECE:
             yield "".join(parts).encode("utf-8")
             parts.clear()
     parts.append(f"</{element.plural}>")

@@ -1,0 +1,358 @@
+"""The API over the real services of the engine and a database; only the network is acted."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from argon2 import PasswordHasher
+from treq.testing import StubTreq
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import TestCase
+from twisted.web.resource import Resource
+
+from pkengine.auth.peer import Authenticated
+from pkengine.auth.trust import MemoryTrustStore
+from pkengine.channel.verbs import (
+    GET_CAPABILITIES,
+    GET_HARDWARE_INFO,
+    GET_STATS,
+    GET_VERSION,
+    AgentVersion,
+    Capabilities,
+    HardwareInfo,
+    HostStats,
+    OperatingSystem,
+)
+from pkengine.engine.accounts import ADMIN, Accounts
+from pkengine.engine.clusters import Clusters
+from pkengine.engine.events import EventCode, Events
+from pkengine.engine.hosts.deployment import DeployedAgent, StepReport
+from pkengine.engine.hosts.monitor import Monitor
+from pkengine.engine.hosts.registry import HostRegistry
+from pkengine.engine.hosts.service import Hosts
+from pkengine.engine.jobs import Jobs
+from pkengine.engine.model import Host, Severity, StepStatus
+from pkengine.engine.rest import site
+from pkengine.engine.store import Store
+from pkengine.keys import KeyPair, Pin, Secret, SshPublicKey
+from pkengine.ssh import HostKeyJudgement, HostKeyPolicy, SshIdentity, SshTarget
+from tests.engine.store.inline import InlineReactor, InlineThreads
+
+API = "https://engine.example:8443/ovirt-engine/api"
+ORIGIN = "https://engine.example:8443"
+
+HOST_KEY = SshPublicKey.parse(
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
+)
+PIN = Pin(bytes(range(32)))
+
+CAPABILITIES = Capabilities(
+    uuid="4c4c4544-0044-4810-8031-b4c04f564433",
+    hostname="h1",
+    operating_system=OperatingSystem(name="debian", version="12", pretty_name="Debian 12"),
+    kernel_release="6.1.0",
+    architecture="x86_64",
+    cpu_model="A & B <CPU>",
+    cpu_sockets=2,
+    cpu_cores=8,
+    cpu_threads=16,
+    cpu_speed=2400.5,
+    mem_size=16000,
+    selinux="disabled",
+    kdump_status="disabled",
+    boot_uuid="d0c3ce4c-1111-4810-8031-b4c04f564433",
+    python_version="3.11.7",
+    software_version="1.0",
+    kernel_args="quiet",
+)
+HARDWARE = HardwareInfo(system_manufacturer="ACME", system_uuid=CAPABILITIES.uuid)
+STATS = HostStats(
+    cpu_user=12.5,
+    cpu_sys=2.5,
+    cpu_idle=85.0,
+    cpu_load=0.25,
+    mem_total=16000,
+    mem_available=12000,
+    mem_free=8000,
+    swap_total=0,
+    swap_free=0,
+    boot_time=1_700_000_000.0,
+    elapsed_time=5.0,
+    date_time=1_700_000_100.0,
+    disk_free=1 << 30,
+    network={},
+)
+
+
+class ActedLogin:
+    authenticated_by = "password"
+
+    def __init__(self, judgement: HostKeyJudgement) -> None:
+        self.judgement = judgement
+
+    def close(self) -> Deferred[None]:
+        return succeed(None)
+
+
+class ActedAgent:
+    """A connection to an agent that answers at once."""
+
+    def __init__(self, host: Host, pin: Pin) -> None:
+        self.authenticated = Authenticated(str(host.id), pin, "pin")
+        self.closed: Deferred[Any] = Deferred()
+
+    def call(self, method: str, params: Any = None, **options: Any) -> Deferred[Any]:
+        answers = {
+            GET_CAPABILITIES: CAPABILITIES,
+            GET_HARDWARE_INFO: HARDWARE,
+            GET_STATS: STATS,
+            GET_VERSION: AgentVersion(
+                version="1.0", python_version="3.11.7", bundle="ab", started=0.0, pid=1
+            ),
+        }
+        return succeed(answers.get(method))
+
+    def close(self) -> None:
+        self.abort()
+
+    def abort(self) -> None:
+        if not self.closed.called:
+            self.closed.callback(None)
+
+
+def _step(status: StepStatus, progress: int) -> StepReport:
+    return StepReport(
+        name="upload", description="Send the agent", status=status, progress=progress
+    )
+
+
+@dataclass
+class ActedNetwork:
+    """Hosts that let everybody in; deployments end when the test says so.
+
+    Attributes:
+        refusal: raised instead of logging in.
+        logins: what was asked for.
+        deployments: fire one to end it well, or with an error.
+    """
+
+    refusal: Exception | None = None
+    logins: list[tuple[SshTarget, HostKeyPolicy, Secret | None, bool]] = field(
+        default_factory=list
+    )
+    deployments: list[Deferred[None]] = field(default_factory=list)
+
+    async def log_in(
+        self, target: SshTarget, policy: HostKeyPolicy, *, password: Secret | None, use_key: bool
+    ) -> ActedLogin:
+        self.logins.append((target, policy, password, use_key))
+        if self.refusal is not None:
+            raise self.refusal
+        return ActedLogin(HostKeyJudgement(HOST_KEY, "first_use"))
+
+    async def host_keys(self, address: str, port: int) -> list[SshPublicKey]:
+        if self.refusal is not None:
+            raise self.refusal
+        return [HOST_KEY]
+
+    async def deploy(
+        self, connection: Any, host: Host, *, report: Any, verify: Any
+    ) -> DeployedAgent:
+        report(_step(StepStatus.STARTED, 40))
+        release: Deferred[None] = Deferred()
+        self.deployments.append(release)
+        await release
+        pin = Pin(host.id.bytes * 2)
+        await verify(pin)
+        report(_step(StepStatus.FINISHED, 100))
+        return DeployedAgent(
+            pin=pin,
+            uuid=CAPABILITIES.uuid,
+            version="1.0",
+            bundle="ab",
+            prefix="/opt/pkagent",
+            state="/var/lib/pkagent",
+            service="systemd",
+            is_for_system=True,
+            python="CPython 3.11",
+        )
+
+    async def connect(self, host: Host) -> ActedAgent:
+        return ActedAgent(host, host.pins[0])
+
+    async def connect_to_new(self, host: Host, pin: Pin) -> ActedAgent:
+        return ActedAgent(host, pin)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer, read whole."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def xml(self) -> ElementTree.Element:
+        return ElementTree.fromstring(self.body)
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def fault(self) -> tuple[str, str]:
+        """Give reason and detail, of whichever form and whether in an action or not."""
+        if self.headers["content-type"] == "application/json":
+            found = self.json()
+            found = found.get("fault", found)
+            return found["reason"], found["detail"]
+        root = self.xml()
+        fault = root if root.tag == "fault" else root.find("fault")
+        assert fault is not None, self.body
+        return str(fault.findtext("reason")), str(fault.findtext("detail"))
+
+
+class ServedEngine:
+    """An engine with its API, and a client of it."""
+
+    def __init__(self, test: TestCase, store: Store, clock: Clock) -> None:
+        self.clock = clock
+        self.store = store
+        self.network = ActedNetwork()
+        self.key_pair = KeyPair.generate("engine")
+        self.https_key_pair = KeyPair.generate("engine.example")
+        self.ssh_identity = SshIdentity.load_or_create(Path(test.mktemp()))
+        self.accounts = Accounts(
+            store,
+            clock,
+            in_thread=maybeDeferred,
+            hasher=PasswordHasher(time_cost=1, memory_cost=8, parallelism=1),
+        )
+        self.events = Events(store, clock)
+        self.clusters = Clusters(store)
+        self.jobs = Jobs(store, clock)
+        registry = HostRegistry(store, self.events, MemoryTrustStore(), clock)
+        self.hosts = Hosts(
+            registry=registry,
+            clusters=self.clusters,
+            events=self.events,
+            jobs=self.jobs,
+            access=self.network,
+            monitor=Monitor(registry, self.network.connect, clock),
+            own_pin=self.key_pair.pin,
+            clock=clock,
+        )
+        self.password_file = Path(test.mktemp())
+        self.root = Resource()
+        self.root.putChild(b"ovirt-engine", site(self))
+        self._stub = StubTreq(self.root)
+        self.authorization = ""
+
+    @classmethod
+    async def start(cls, test: TestCase) -> ServedEngine:
+        clock = Clock()
+        clock.advance(1_750_000_000)
+        url = f"sqlite:///{test.mktemp()}"
+        store = await Store.open(InlineReactor(), url, threads=InlineThreads())
+        test.addCleanup(lambda: Deferred.fromCoroutine(store.close()))
+        engine = cls(test, store, clock)
+        test.addCleanup(lambda: Deferred.fromCoroutine(engine.hosts.stop()))
+        await engine.accounts.ensure_admin(engine.password_file)
+        await engine.events.add(EventCode.ENGINE_STARTED, Severity.NORMAL, "Starting the engine.")
+        await engine.hosts.start()
+        await engine.log_in()
+        return engine
+
+    @property
+    def password(self) -> str:
+        return self.password_file.read_text().strip()
+
+    async def log_in(self) -> str:
+        reply = await self.post_form(
+            "/ovirt-engine/sso/oauth/token",
+            grant_type="password",
+            scope="ovirt-app-api",
+            username=ADMIN,
+            password=self.password,
+        )
+        token: str = reply.json()["access_token"]
+        self.authorization = f"Bearer {token}"
+        return token
+
+    async def post_form(self, path: str, **form: str) -> Reply:
+        response = await self._stub.post(ORIGIN + path, data=form)
+        return await self._read(response)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: str | bytes | dict[str, Any] | None = None,
+        *,
+        accept: str = "application/xml",
+        authorization: str | None = None,
+        **headers: str,
+    ) -> Reply:
+        """Send a request; a path is one of the API unless it begins at ``/ovirt-engine``.
+
+        A body that is a dictionary is sent as JSON.
+        """
+        sent = {"Accept": accept, "Host": "engine.example:8443"}
+        if body is not None:
+            sent["Content-Type"] = "application/xml"
+        if isinstance(body, dict):
+            sent["Content-Type"] = "application/json"
+            body = json.dumps(body)
+        sent["Authorization"] = self.authorization if authorization is None else authorization
+        sent.update({name.replace("_", "-"): value for name, value in headers.items()})
+        response = await self._stub.request(
+            method,
+            (ORIGIN if path.startswith("/ovirt-engine") else API) + path,
+            headers={name: value for name, value in sent.items() if value},
+            data=body.encode() if isinstance(body, str) else body,
+        )
+        return await self._read(response)
+
+    async def get(self, path: str, **options: Any) -> Reply:
+        return await self.request("GET", path, **options)
+
+    async def get_json(self, path: str, **options: Any) -> Any:
+        reply = await self.request("GET", path, accept="application/json", **options)
+        assert reply.status == 200, reply
+        return reply.json()
+
+    def basic(self, name: str, password: str) -> str:
+        return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+
+    async def add_host(self, name: str = "h1", **more: str) -> str:
+        """Add a host as a client does; give its id."""
+        number = len(self.network.logins) + 1
+        body = {"name": name, "address": f"192.0.2.{number}", "root_password": "x", **more}
+        reply = await self.request("POST", "/hosts", body, accept="application/json")
+        assert reply.status == 201, reply
+        return str(reply.json()["id"])
+
+    async def add_host_that_is_up(self, name: str = "h1", **more: str) -> str:
+        host_id = await self.add_host(name, **more)
+        self.finish_deployment()
+        return host_id
+
+    def finish_deployment(self, error: Exception | None = None) -> None:
+        release = self.network.deployments.pop(0)
+        if error is None:
+            release.callback(None)
+        else:
+            release.errback(error)
+        self.clock.advance(1)
+
+    async def _read(self, response: Any) -> Reply:
+        self._stub.flush()
+        headers = {
+            name.decode().lower(): ", ".join(value.decode() for value in values)
+            for name, values in response.headers.getAllRawHeaders()
+        }
+        return Reply(response.code, headers, await response.content())
