@@ -4,6 +4,6 @@ The modules `hosts`, `clusters`, `events` and `jobs` hold plain functions that t
 connection; `Store` runs them in threads, each call in one transaction.
 """
 
-from pkengine.engine.store.database import Store
+from pkengine.engine.store.database import Store, open_database
 
-__all__ = ["Store"]
+__all__ = ["Store", "open_database"]

@@ -45,6 +45,11 @@ class Threads(Protocol):
 class Store:
     """The engine's database; `open` makes one.
 
+    Args:
+        reactor: where results arrive.
+        database: as `open_database` gives it.
+        threads: run the queries.
+
     A query is a plain function whose first argument is a connection.  `read` and `write`
     run it in a thread, in one transaction, which is taken back when the function raises.
     """
@@ -54,7 +59,7 @@ class Store:
     ) -> None:
         self._reactor = reactor
         self._database = database
-        self._threads = threads or ThreadPool(0, _THREADS, name="store")
+        self._threads = threads or _thread_pool()
         # SQLite has one writer at a time.  Waiting for the turn here, and not in the
         # database, leaves the threads to those who read.
         is_sqlite = database.dialect.name == "sqlite"
@@ -67,18 +72,7 @@ class Store:
     async def open(
         cls, reactor: IReactorFromThreads, url: str, *, threads: Threads | None = None
     ) -> Store:
-        """Connect, and bring the tables up to date.
-
-        Args:
-            reactor: where the results arrive.
-            url: SQLAlchemy's, such as ``sqlite:////var/lib/pkengine/engine.db`` or
-                ``postgresql://user:password@host/name``.
-            threads: runs the queries.
-
-        Raises:
-            StoreError: the URL is malformed, the database cannot be reached, or a newer
-                pkengine made it.  Nothing was changed then.
-        """
+        """Make a store of the database at `url`; see `open_database`."""
         store = cls(reactor, _connect(url), threads)
         try:
             await store.write(migrate)
@@ -145,18 +139,52 @@ class Store:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        try:
-            with (
-                self._database.connect().execution_options(is_write=is_write) as connection,
-                connection.begin(),
-            ):
-                return query(connection, *args, **kwargs)
-        except IntegrityError:
-            raise
-        except SQLAlchemyError as error:
-            raise StoreError(
-                f"The database {_name(self._database.url)} cannot be used: {_reason(error)}."
-            ) from error
+        return _transaction(self._database, is_write, query, *args, **kwargs)
+
+
+def open_database(url: str) -> Engine:
+    """Connect, and bring the tables up to date.  This blocks.
+
+    Args:
+        url: SQLAlchemy's, such as ``sqlite:////var/lib/pkengine/engine.db`` or
+            ``postgresql://user:password@host/name``.
+
+    Raises:
+        StoreError: the URL is malformed, the database cannot be reached, or a newer
+            pkengine made it.  Nothing was changed then.
+    """
+    database = _connect(url)
+    try:
+        _transaction(database, True, migrate)
+    except BaseException:
+        database.dispose()
+        raise
+    return database
+
+
+def _transaction(
+    database: Engine,
+    is_write: bool,
+    query: Callable[Concatenate[Connection, P], T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    try:
+        with (
+            database.connect().execution_options(is_write=is_write) as connection,
+            connection.begin(),
+        ):
+            return query(connection, *args, **kwargs)
+    except IntegrityError:
+        raise
+    except SQLAlchemyError as error:
+        raise StoreError(
+            f"The database {_name(database.url)} cannot be used: {_reason(error)}."
+        ) from error
+
+
+def _thread_pool() -> ThreadPool:
+    return ThreadPool(0, _THREADS, name="store")
 
 
 def _connect(url: str) -> Engine:
@@ -210,4 +238,4 @@ def _name(url: URL) -> str:
 def _reason(error: SQLAlchemyError) -> str:
     """What the driver said: SQLAlchemy's own text has the statement and a web address."""
     original = error.orig if isinstance(error, DBAPIError) else error
-    return " ".join(str(original).split()).rstrip(".") or type(original).__name__
+    return " ".join(str(original).split()).rstrip(".?") or type(original).__name__

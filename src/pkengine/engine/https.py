@@ -1,0 +1,103 @@
+"""The HTTPS listener: where it is bound, what TLS it speaks, by which URL it is called."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, cast
+
+from OpenSSL.crypto import X509, PKey
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
+from twisted.internet.interfaces import (
+    IAddress,
+    IListeningPort,
+    IProtocolFactory,
+    IStreamServerEndpoint,
+)
+from twisted.internet.ssl import CertificateOptions, TLSVersion
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+
+from pkengine.engine.state import local_names
+from pkengine.errors import EngineError
+from pkengine.keys import KeyPair
+
+_WILDCARDS = ("0.0.0.0", "::")
+
+
+def listen_https(
+    reactor: Any, where: str, key_pair: KeyPair, factory: IProtocolFactory
+) -> IListeningPort:
+    """Listen now, before the reactor runs; what arrives waits until it does.
+
+    Args:
+        reactor: does the listening.
+        where: a port on all addresses, or an endpoint of Twisted, which gets TLS on top
+            unless it is an ``ssl:`` one with a certificate of its own.
+        key_pair: the certificate to show.
+        factory: speaks HTTP.
+
+    Raises:
+        EngineError: `where` is malformed, or cannot be listened on.
+    """
+    endpoint = _endpoint(reactor, where)
+    if not where.startswith("ssl:"):
+        options = CertificateOptions(
+            privateKey=PKey.from_cryptography_key(key_pair.private_key),
+            certificate=X509.from_cryptography(key_pair.certificate),
+            insecurelyLowerMinimumTo=TLSVersion.TLSv1_2,
+            acceptableProtocols=[b"http/1.1"],
+        )
+        factory = TLSMemoryBIOFactory(options, False, factory, reactor)
+    outcome: list[IListeningPort | Failure] = []
+    listening = endpoint.listen(factory)
+    listening.addBoth(outcome.append)
+    if not outcome:
+        listening.cancel()
+        raise EngineError(f"Cannot listen on {where}: this endpoint needs time to begin.")
+    if isinstance(outcome[0], Failure):
+        error = outcome[0].value
+        cause = getattr(error, "socketError", error)
+        reason = getattr(cause, "strerror", None) or str(cause)
+        raise EngineError(
+            f"Cannot listen for HTTPS on {where}: {reason}. Choose another port with --https, "
+            "or stop what listens there."
+        ) from error
+    return outcome[0]
+
+
+def origin_of(address: IAddress) -> str:
+    """Give the URL by which this machine itself calls what listens on an address."""
+    if not isinstance(address, (IPv4Address, IPv6Address)):
+        return f"https://{local_names()[0]}"
+    if address.host in _WILDCARDS:
+        host = "localhost"
+    else:
+        host = f"[{address.host}]" if isinstance(address, IPv6Address) else address.host
+    return f"https://{host}:{address.port}"
+
+
+def _endpoint(reactor: Any, where: str) -> IStreamServerEndpoint:
+    if where.isascii() and where.isdigit():
+        port = int(where)
+        if port > 65535:
+            raise EngineError(f"Cannot listen on port {port}: ports end at 65535.")
+        if _ipv6_takes_ipv4():
+            return TCP6ServerEndpoint(reactor, port)
+        return TCP4ServerEndpoint(reactor, port)
+    try:
+        return cast(IStreamServerEndpoint, serverFromString(reactor, where))
+    except Exception as error:  # the parsers of endpoints raise what they like
+        raise EngineError(
+            f"Cannot listen on {where!r}: expected a port such as 8443, or an endpoint such as "
+            "'tcp:8443:interface=127.0.0.1'."
+        ) from error
+
+
+def _ipv6_takes_ipv4() -> bool:
+    """Tell whether a socket on all IPv6 addresses gets connections by IPv4 as well."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            return probe.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 0
+    except OSError:  # a kernel without IPv6
+        return False

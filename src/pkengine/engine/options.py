@@ -1,0 +1,96 @@
+"""The command line of ``twistd pkengine``."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+import pkengine
+from pkengine.errors import PkengineError
+
+DEFAULT_STATE = "/var/lib/pkengine"
+DEFAULT_HTTPS = "8443"
+
+
+class Options(usage.Options):
+    """What an administrator may say about the service."""
+
+    synopsis = "[--state DIR] [--https PORT-OR-ENDPOINT] [--database URL]"
+    longdesc = (
+        "Manages hosts, and serves their REST API below /ovirt-engine/api. What is missing in "
+        "DIR is made at the first start; the password of admin@internal is then in "
+        "DIR/initial-admin-password."
+    )
+    optParameters = [  # noqa: RUF012 - the name and form that twisted.python.usage wants
+        ["state", "s", DEFAULT_STATE, "Folder of keys, settings and the database."],
+        [
+            "https",
+            None,
+            DEFAULT_HTTPS,
+            "Port on all addresses, or an endpoint such as tcp:8443:interface=127.0.0.1; "
+            "with port 0 the system chooses one.",
+        ],
+        [
+            "database",
+            None,
+            None,
+            "Such as postgresql://USER@HOST/NAME; a URL with a password in it belongs into the "
+            "environment variable PKENGINE_DATABASE. [default: SQLite in DIR/engine.db]",
+        ],
+    ]
+
+    def opt_version(self) -> None:
+        """Print the version and exit."""
+        print(f"pkengine {pkengine.__version__}")
+        sys.exit(0)
+
+
+def makeService(options: Options) -> IService:
+    """Make the service.
+
+    Raises:
+        PkengineError: something is in the way; as long as the service starts, such an error
+            ends the process with its sentence on standard error instead of a traceback.
+    """
+    from twisted.internet import reactor
+
+    from pkengine.engine.service import Engine
+    from pkengine.engine.state import StateFolder
+
+    sys.excepthook = _excepthook
+    engine = Engine(
+        reactor,
+        StateFolder(Path(options["state"])),
+        https=options["https"],
+        database_url=options["database"] or os.environ.get("PKENGINE_DATABASE") or None,
+    )
+    engine.started.addErrback(lambda _: _fail(reactor))
+    return engine
+
+
+def _fail(reactor: Any) -> None:
+    """Stop, and end the process with status 1; twistd itself has no way to say that."""
+    atexit.register(_exit)
+    reactor.stop()
+
+
+def _exit() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _excepthook(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    if isinstance(error, PkengineError):
+        print(f"pkengine: {error}", file=sys.__stderr__)  # twistd logs the other
+    else:
+        sys.__excepthook__(kind, error, traceback)

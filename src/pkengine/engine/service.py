@@ -1,0 +1,262 @@
+"""The engine as a service: what it is made of, how it starts and how it stops.
+
+Theory of operation.  What can fail because of how the engine was called, fails before the
+reactor runs and ends the process with a sentence: the state folder and the keys when the
+service is made, the port while the process may still bind any, the database when it starts.
+The rest of the start takes a running reactor.  Requests that arrive meanwhile are asked to
+come back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+import pkengine
+from pkengine.auth.trust import MemoryTrustStore
+from pkengine.engine.accounts import Accounts
+from pkengine.engine.clusters import Clusters
+from pkengine.engine.events import EventCode, Events
+from pkengine.engine.hosts.monitor import Monitor
+from pkengine.engine.hosts.network import NetworkAccess
+from pkengine.engine.hosts.registry import HostRegistry
+from pkengine.engine.hosts.service import Hosts
+from pkengine.engine.hosts.watch import Patience
+from pkengine.engine.https import listen_https, origin_of
+from pkengine.engine.jobs import Jobs
+from pkengine.engine.model import Severity
+from pkengine.engine.rest import HttpServer, site
+from pkengine.engine.rest.application import Folder
+from pkengine.engine.state import StateFolder
+from pkengine.engine.store import Store, open_database
+from pkengine.errors import PkengineError
+from pkengine.keys import KeyPair
+from pkengine.keys.files import write_atomically
+
+API_PATH = "/ovirt-engine/api"
+
+
+class Engine(Service):
+    """One engine.
+
+    Args:
+        reactor: runs everything.
+        state: the state folder; what is missing in it is made.
+        https: a port, or an endpoint of Twisted.
+        database_url: SQLAlchemy's, or None for SQLite in the state folder.
+        patience: how long hosts are waited for, or None for the usual.
+
+    Attributes:
+        clock: the reactor, as what tells the time.
+        state: the state folder.
+        key_pair: what agents know this engine by.
+        https_key_pair: what clients of the API see.
+        ssh_identity: what it logs in to hosts with.
+        url: the root of the API while it listens, such as
+            ``https://localhost:8443/ovirt-engine/api``.
+        started: fires once, when the start is complete; fails with the reason if it is not.
+
+    Once `startService` was called it also has a `store`, `events`, `clusters`, `jobs`,
+    `accounts` and `hosts`.
+
+    Raises:
+        EngineError: another engine has the state folder.
+        KeyFileError: the state folder, or a key in it, cannot be used.
+    """
+
+    _log = Logger()
+
+    store: Store
+    events: Events
+    clusters: Clusters
+    jobs: Jobs
+    accounts: Accounts
+    hosts: Hosts
+
+    def __init__(
+        self,
+        reactor: Any,
+        state: StateFolder,
+        *,
+        https: str,
+        database_url: str | None = None,
+        patience: Patience | None = None,
+    ) -> None:
+        self.clock = self._reactor = reactor
+        self.state = state
+        self.url = ""
+        self.started: Deferred[None] = Deferred()
+        self._https = https
+        self._database_url = database_url or state.default_database_url
+        self._patience = patience
+        self._port: IListeningPort | None = None
+        self._starting: Deferred[None] | None = None
+        self._server = HttpServer(_Starting(), reactor)  # type: ignore[no-untyped-call]
+        state.prepare()
+        self._lock = state.lock()
+        try:
+            self.key_pair: KeyPair = state.key_pair()
+            self.https_key_pair: KeyPair = state.https_key_pair()
+            self.ssh_identity = state.ssh_identity()
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    @property
+    def name_at_agents(self) -> str:
+        """What agents call this engine: other engines on this machine have other keys."""
+        return f"{socket.gethostname()}-{self.key_pair.pin.digest[:4].hex()}"
+
+    def privilegedStartService(self) -> None:
+        """Listen, while the process may still bind any port.
+
+        Raises:
+            EngineError: that is not possible.
+        """
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+        with self._logging_refusals():
+            self._listen()
+
+    def startService(self) -> None:
+        """Open the database, and begin the part of the start that takes a running reactor.
+
+        Raises:
+            StoreError: the database cannot be used.
+            EngineError: the port cannot be listened on.
+        """
+        with self._logging_refusals():
+            if self._port is None:
+                self._listen()
+            self._assemble(Store(self._reactor, open_database(self._database_url)))
+        super().startService()  # type: ignore[no-untyped-call]
+        self._reactor.callWhenRunning(self._begin)
+
+    @contextlib.contextmanager
+    def _logging_refusals(self) -> Iterator[None]:
+        """Log what ends the start, for a daemon has no other way to tell; let all go."""
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, PkengineError):
+                self._log.critical("The engine cannot start: {reason}", reason=str(error))
+            if self._port is not None:
+                self._port.stopListening()
+            os.close(self._lock)
+            raise
+
+    def _listen(self) -> None:
+        self._port = listen_https(self._reactor, self._https, self.https_key_pair, self._server)
+        self.url = origin_of(self._port.getHost()) + API_PATH
+
+    def _assemble(self, store: Store) -> None:
+        reactor = self._reactor
+        self.store = store
+        self.events = Events(store, reactor)
+        self.clusters = Clusters(store)
+        self.jobs = Jobs(store, reactor)
+        self.accounts = Accounts(store, reactor)
+        trust = MemoryTrustStore()
+        registry = HostRegistry(store, self.events, trust, reactor)
+        access = NetworkAccess(
+            reactor,
+            key_pair=self.key_pair,
+            name=self.name_at_agents,
+            ssh_identity=self.ssh_identity,
+            trust=trust,
+            bundles=self.state.bundles,
+        )
+        self.hosts = Hosts(
+            registry=registry,
+            clusters=self.clusters,
+            events=self.events,
+            jobs=self.jobs,
+            access=access,
+            monitor=Monitor(registry, access.connect, reactor, patience=self._patience),
+            own_pin=self.key_pair.pin,
+            clock=reactor,
+        )
+
+    # The part that takes a running reactor.
+
+    def _begin(self) -> None:
+        if self.running:
+            self._starting = Deferred.fromCoroutine(self._start())
+            self._starting.addErrback(self._not_started)
+
+    async def _start(self) -> None:
+        if await self.accounts.ensure_admin(self.state.initial_admin_password) is not None:
+            self._log.info(
+                "The password of admin@internal is in {path}",
+                path=str(self.state.initial_admin_password),
+            )
+        await self.jobs.abort_unfinished()
+        await self.events.add(
+            EventCode.ENGINE_STARTED,
+            Severity.NORMAL,
+            f"Starting pkengine {pkengine.__version__}.",
+        )
+        await self.hosts.start()
+        root = Folder()
+        root.putChild(b"ovirt-engine", site(self))
+        self._server.resource = root
+        write_atomically(self.state.https_url, f"{self.url}\n".encode(), mode=0o644)
+        self._log.info(
+            "pkengine {version} with key {pin}, state folder {state}, serves {url}",
+            version=pkengine.__version__,
+            pin=self.key_pair.pin,
+            state=str(self.state.directory),
+            url=self.url,
+        )
+        self.started.callback(None)
+
+    def _not_started(self, failure: Any) -> None:
+        if not self.running:
+            return
+        if failure.check(PkengineError):
+            self._log.critical("The engine cannot start: {reason}", reason=str(failure.value))
+        else:
+            self._log.failure("The engine cannot start", failure)
+        self.started.errback(failure)
+
+    async def _stop(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+            await self._starting
+        with contextlib.suppress(FileNotFoundError):
+            self.state.https_url.unlink()
+        if self._port is not None:
+            await maybeDeferred(self._port.stopListening)
+            self._port = None
+        try:
+            await self.hosts.stop()
+            await self.events.add(EventCode.ENGINE_STOPPED, Severity.NORMAL, "Stopping pkengine.")
+        finally:
+            await self.store.close()
+            os.close(self._lock)
+
+    def stopService(self) -> Deferred[None]:
+        """End what is under way, and let everything go."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        return Deferred.fromCoroutine(self._stop())
+
+
+class _Starting(Resource):
+    """Asks clients to come back when the engine has started."""
+
+    isLeaf = True
+
+    def render(self, request: Request) -> bytes:
+        """Answer without a body: a client must not take it for the API's."""
+        request.setResponseCode(503)
+        request.setHeader(b"Retry-After", b"1")
+        return b""
