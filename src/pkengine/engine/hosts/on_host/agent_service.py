@@ -1,0 +1,224 @@
+"""The agent on a host: its keys, its start under systemd or twistd, and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import time
+from typing import Any
+
+from pkengine.engine.hosts.on_host.files import locked, write
+from pkengine.engine.hosts.on_host.processes import Agent, agents, listening, owner_of, sockets
+from pkengine.engine.hosts.on_host.step import StepFailed, last_words, run
+from pkengine.engine.hosts.on_host.versions import command_of, point, remove_versions
+
+_POLL_S = 0.02
+_STOP_S = 10.0
+
+
+def init(*, prefix: str, state: str, engines: list[str]) -> dict[str, Any]:
+    """Make the host's key and write the keys of the engines; the agent itself does it."""
+    command = [command_of(prefix, "pkagent"), "init", "--json", "--state", state]
+    for line in engines:
+        command += ["--engine", line]
+    done = run(command)
+    if done.returncode != 0:
+        raise StepFailed(f"'pkagent init' failed: {last_words(done.stderr)}")
+    try:
+        return dict(json.loads(done.stdout))
+    except ValueError:
+        raise StepFailed(f"'pkagent init' gave no JSON but {done.stdout[:200]!r}.") from None
+
+
+def start(
+    *, prefix: str, state: str, bundle: str, port: int, unit: dict[str, str] | None
+) -> dict[str, Any]:
+    """Let the version that is in use, and nothing else, serve the port.
+
+    Where it does not start and another version ran before, that one is put back.
+
+    A unit is the systemd unit, ``{"name": …, "path": …, "text": …}``; None means twistd.
+    """
+    service = _Systemd(unit) if unit is not None else _Twistd(prefix, state, port)
+    with locked(prefix):
+        running = agents(prefix, state)
+        is_changed = service.write()
+        if not is_changed and service.is_serving(running, bundle, port):
+            return {"changed": False}
+        others = listening(port).difference(*(sockets(agent.pid) for agent in running))
+        if others:
+            raise StepFailed(
+                f"port {port} is taken by {owner_of(others)}: stop it, or give the host's "
+                "agent another port."
+            )
+        before = next((agent.bundle for agent in running if agent.bundle != bundle), None)
+        try:
+            _restart(service, prefix, state, bundle, port)
+        except StepFailed as failure:
+            if before is None or not os.path.isdir(os.path.join(prefix, "versions", before)):
+                _stop(service, prefix, state)
+                service.forget()
+                raise
+            point(prefix, "current", before)
+            _restart(service, prefix, state, before, port)
+            raise StepFailed(f"{failure} The version that ran before runs again.") from failure
+    return {"changed": True}
+
+
+def undeploy(
+    *, prefix: str, state: str, command: str | None, unit: dict[str, str] | None
+) -> dict[str, Any]:
+    """Stop the agent and remove what was installed, and nothing that was not."""
+    service = _Systemd(unit) if unit is not None else _Twistd(prefix, state, 0)
+    _stop(service, prefix, state)
+    service.forget()
+    link = command_of(prefix, "pkagent")
+    if command is not None and os.path.islink(command) and os.readlink(command) == link:
+        os.unlink(command)
+    if os.path.exists(os.path.join(state, "agent.key")):
+        shutil.rmtree(state)
+    remove_versions(prefix)
+    return {}
+
+
+class _Twistd:
+    """The agent as a daemon of its own, where no service manager is."""
+
+    def __init__(self, prefix: str, state: str, port: int) -> None:
+        self._pid_file = os.path.join(state, "pkagent.pid")
+        self._log = os.path.join(state, "pkagent.log")
+        self._command = [
+            *(command_of(prefix, "twistd"), "--umask", "0077"),
+            *("--pidfile", self._pid_file, "--logfile", self._log),
+            *("pkagent", "--state", state, "--listen", str(port)),
+        ]
+        self._said = ""
+
+    def write(self) -> bool:
+        """There is no file to write."""
+        return False
+
+    def is_serving(self, running: list[Agent], bundle: str, port: int) -> bool:
+        """Tell whether just one agent runs, is that version, and has that port."""
+        return _is_serving(running, bundle, port)
+
+    def start(self) -> bool:
+        """Start the daemon; it lives on when this connection ends."""
+        with contextlib.suppress(FileNotFoundError):  # of a process that is gone
+            os.unlink(self._pid_file)
+        begin = os.path.getsize(self._log) if os.path.exists(self._log) else 0
+        done = run(self._command)
+        self._said = done.stderr
+        with contextlib.suppress(FileNotFoundError), open(self._log, "rb") as log:
+            log.seek(begin)
+            self._said += log.read().decode("utf-8", "replace")
+        return done.returncode == 0
+
+    def words(self) -> str:
+        """Give what the agent said since its start."""
+        return self._said
+
+    def stop(self) -> None:
+        """Nobody else keeps the process running: ending it is all."""
+
+    def forget(self) -> None:
+        """There is no file to remove."""
+
+
+class _Systemd:
+    """The agent as a unit of systemd."""
+
+    def __init__(self, unit: dict[str, str]) -> None:
+        self._name = unit["name"]
+        self._path = unit["path"]
+        self._text = unit["text"]
+        self._began = 0
+
+    def write(self) -> bool:
+        """Write the unit; say whether it is another one than before."""
+        is_changed = write(self._path, self._text, 0o644)
+        if is_changed:
+            _systemctl("daemon-reload")
+        return is_changed
+
+    def is_serving(self, running: list[Agent], bundle: str, port: int) -> bool:
+        """Tell whether just the unit's process runs, is that version, and has that port."""
+        shown = run(["systemctl", "show", "--property=MainPID", "--value", self._name]).stdout
+        is_unit = len(running) == 1 and shown.strip() == str(running[0].pid)
+        is_enabled = run(["systemctl", "is-enabled", "--quiet", self._name]).returncode == 0
+        return is_unit and is_enabled and _is_serving(running, bundle, port)
+
+    def start(self) -> bool:
+        """Start the unit now and at each boot; returns when the agent says that it is ready."""
+        self._began = int(time.time())
+        _systemctl("enable", self._name)
+        run(["systemctl", "reset-failed", self._name])
+        return run(["systemctl", "start", self._name]).returncode == 0
+
+    def words(self) -> str:
+        """Give what the agent, not systemd, said since its start."""
+        command = ["journalctl", "--no-pager", "--output=cat", f"--since=@{self._began}"]
+        try:
+            return run([*command, f"_SYSTEMD_UNIT={self._name}"]).stdout
+        except FileNotFoundError:
+            return ""
+
+    def stop(self) -> None:
+        """Stop the unit, so that it is not started again."""
+        run(["systemctl", "stop", self._name])
+
+    def forget(self) -> None:
+        """Remove the unit."""
+        if os.path.exists(self._path):
+            run(["systemctl", "disable", self._name])
+            os.unlink(self._path)
+            _systemctl("daemon-reload")
+            run(["systemctl", "reset-failed", self._name])
+
+
+def _is_serving(running: list[Agent], bundle: str, port: int) -> bool:
+    return (
+        len(running) == 1
+        and running[0].bundle == bundle
+        and running[0].listen == str(port)
+        and not listening(port).isdisjoint(sockets(running[0].pid))
+    )
+
+
+def _restart(service: _Systemd | _Twistd, prefix: str, state: str, bundle: str, port: int) -> None:
+    _stop(service, prefix, state)
+    if not service.start():
+        raise StepFailed(f"the agent did not start: {last_words(service.words())}")
+    while True:
+        running = [agent for agent in agents(prefix, state) if agent.bundle == bundle]
+        if not running:
+            raise StepFailed(f"the agent ended again: {last_words(service.words())}")
+        if any(not listening(port).isdisjoint(sockets(agent.pid)) for agent in running):
+            return
+        time.sleep(_POLL_S)
+
+
+def _stop(service: _Systemd | _Twistd, prefix: str, state: str) -> None:
+    """End the agent, however it was started."""
+    service.stop()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for agent in agents(prefix, state):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(agent.pid, number)
+        end = time.monotonic() + _STOP_S
+        while agents(prefix, state):
+            if time.monotonic() > end:
+                break
+            time.sleep(_POLL_S)
+        else:
+            return
+    raise StepFailed(f"the agent below {prefix} cannot be ended.")
+
+
+def _systemctl(*arguments: str) -> None:
+    done = run(["systemctl", *arguments])
+    if done.returncode != 0:
+        raise StepFailed(f"'systemctl {' '.join(arguments)}' failed: {last_words(done.stderr)}")

@@ -1,0 +1,175 @@
+"""The versions of the agent on a host, and which of them is in use.
+
+``PREFIX/versions/HASH`` holds one version each; the symbolic links ``current`` and
+``previous`` say which is in use and which was before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import sys
+import tarfile
+import tempfile
+import zlib
+from typing import IO, Any
+
+from pkengine.engine.hosts.on_host.files import locked, relabel
+from pkengine.engine.hosts.on_host.step import StepFailed, last_words, run
+
+_CHUNK = 1 << 18
+
+
+def upload(*, prefix: str, bundle: str, size: int, sha256: str) -> dict[str, Any]:
+    """Unpack the archive on standard input as a new version, whole or not at all."""
+    versions = os.path.join(prefix, "versions")
+    target = os.path.join(versions, bundle)
+    os.makedirs(versions, exist_ok=True)
+    with locked(prefix):
+        _remove_leftovers(versions)
+        archive = _Archive(sys.stdin.buffer)
+        if os.path.isdir(target):  # another engine was quicker
+            archive.drain()
+            return {"changed": False}
+        partial = tempfile.mkdtemp(prefix=f".{bundle}.partial-", dir=versions)
+        try:
+            os.chmod(partial, 0o755)  # noqa: S103 - programs are for everybody
+            unreadable = None
+            try:
+                _unpack(archive, partial)
+            except (tarfile.TarError, EOFError, zlib.error) as error:
+                unreadable = error
+            archive.drain()
+            archive.check(size, sha256)
+            if unreadable is not None:
+                raise StepFailed(f"the archive cannot be read: {unreadable}.")
+            os.symlink(os.path.realpath(sys.executable), os.path.join(partial, "bin", "python"))
+            os.rename(partial, target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        relabel(target)
+    return {"changed": True}
+
+
+class _Archive:
+    """Hashes and counts what is read of the archive."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._hash = hashlib.sha256()
+        self._size = 0
+
+    def read(self, limit: int) -> bytes:
+        octets = self._stream.read(limit)
+        self._hash.update(octets)
+        self._size += len(octets)
+        return octets
+
+    def drain(self) -> None:
+        while self.read(_CHUNK):
+            pass
+
+    def check(self, size: int, sha256: str) -> None:
+        if self._size != size:
+            raise StepFailed(f"the archive broke off after {self._size} of {size} octets.")
+        if self._hash.hexdigest() != sha256:
+            raise StepFailed("the archive arrived damaged: its SHA-256 is not the expected one.")
+
+
+def _unpack(archive: Any, folder: str) -> None:
+    with tarfile.open(fileobj=archive, mode="r|gz", bufsize=_CHUNK) as members:
+        for member in members:
+            parts = member.name.split("/")
+            content = members.extractfile(member) if member.isfile() else None
+            if content is None or "" in parts or ".." in parts:
+                raise StepFailed(f"the archive holds {member.name!r}, which is no plain file.")
+            path = os.path.join(folder, member.name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb") as output:
+                shutil.copyfileobj(content, output, _CHUNK)
+                os.fchmod(output.fileno(), member.mode & 0o755)
+
+
+def _remove_leftovers(versions: str) -> None:
+    """Remove what interrupted uploads left; nobody else uploads while the lock is held."""
+    for name in os.listdir(versions):
+        if name.startswith(".") and ".partial-" in name:
+            shutil.rmtree(os.path.join(versions, name))
+
+
+def check(*, prefix: str, bundle: str) -> dict[str, Any]:
+    """Load the version's service before anything is made to depend on it.
+
+    A version that does not load, such as one that was damaged when the power failed, is
+    removed, so that the next deployment sends it anew.
+    """
+    version = os.path.join(prefix, "versions", bundle)
+    python = os.path.join(version, "bin", "python")
+    try:
+        done = run([python, "-I", "-S", os.path.join(version, "lib"), "check"])
+        words = last_words(done.stderr)
+    except OSError as error:
+        words = f"{error.filename}: {error.strerror}"
+    else:
+        if done.returncode == 0:
+            return {}
+    interpreter = os.path.realpath(python)
+    with locked(prefix):
+        shutil.rmtree(version, ignore_errors=True)
+    raise StepFailed(
+        f"the agent does not start with {interpreter}, and was removed again: {words}"
+    )
+
+
+def install(*, prefix: str, bundle: str, command: str | None) -> dict[str, Any]:
+    """Put a version in use, and keep the one before it for the way back."""
+    with locked(prefix):
+        current, previous = _version_in(prefix, "current"), _version_in(prefix, "previous")
+        if current != bundle:
+            if current is not None:
+                point(prefix, "previous", current)
+                previous = current
+            point(prefix, "current", bundle)
+        versions = os.path.join(prefix, "versions")
+        for name in os.listdir(versions):
+            if name not in (bundle, previous):
+                shutil.rmtree(os.path.join(versions, name), ignore_errors=True)
+        if command is not None and not os.path.lexists(command):
+            with contextlib.suppress(FileNotFoundError):  # no folder for local commands
+                os.symlink(command_of(prefix, "pkagent"), command)
+    return {"changed": current != bundle}
+
+
+def command_of(prefix: str, name: str) -> str:
+    """Give the path of a command of the version in use."""
+    return os.path.join(prefix, "current", "bin", name)
+
+
+def _version_in(prefix: str, name: str) -> str | None:
+    try:
+        return os.path.basename(os.readlink(os.path.join(prefix, name)))
+    except FileNotFoundError:
+        return None
+
+
+def point(prefix: str, name: str, bundle: str) -> None:
+    """Let a symbolic link lead to a version; it leads there or where it did before."""
+    temporary = os.path.join(prefix, f".{name}.new")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    os.symlink(os.path.join("versions", bundle), temporary)
+    os.replace(temporary, os.path.join(prefix, name))
+
+
+def remove_versions(prefix: str) -> None:
+    """Remove every version, and the folder unless somebody else put something there."""
+    for name in ("current", "previous", ".lock"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(prefix, name))
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(os.path.join(prefix, "versions"))
+    with contextlib.suppress(OSError):
+        os.rmdir(prefix)
