@@ -6,7 +6,7 @@ import datetime
 import uuid
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from pkengine.engine.store.schema import tokens, users
 from pkengine.engine.users import Role, TokenRecord, User, UserRecord
@@ -113,5 +113,5 @@ def delete_expired_tokens(connection: Connection, now: datetime.datetime) -> Non
     connection.execute(delete(tokens).where(tokens.c.expires <= now))
 
 
-def _user(row: Row[Any]) -> User:
+def _user(row: Any) -> User:
     return User(id=row.id, name=row.name, role=Role(row.role))
