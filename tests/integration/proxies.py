@@ -1,0 +1,206 @@
+"""Proxies that end TLS, as real programs, and one that is hostile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import (
+    TCP4ClientEndpoint,
+    TCP4ServerEndpoint,
+    connectProtocol,
+)
+from twisted.internet.error import ConnectError, ProcessDone, ProcessTerminated
+from twisted.internet.protocol import Factory, ProcessProtocol, Protocol
+from twisted.internet.ssl import CertificateOptions
+from twisted.internet.task import deferLater
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SkipTest, TestCase
+
+from pkengine.keys import KeyPair
+
+NGINX = """
+{modules}
+daemon off;
+master_process off;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{ }}
+stream {{
+    server {{
+        listen 127.0.0.1:{port} ssl;
+        ssl_certificate {folder}/proxy.pem;
+        ssl_certificate_key {folder}/proxy.pem;
+        proxy_pass 127.0.0.1:{backend};
+    }}
+}}
+"""
+
+HAPROXY = """
+defaults
+    mode tcp
+    timeout connect 10s
+    timeout client 60s
+    timeout server 60s
+listen proxy
+    bind 127.0.0.1:{port} ssl crt {folder}/proxy.pem
+    server backend 127.0.0.1:{backend}
+"""
+
+
+class _Program(ProcessProtocol):
+    """A program that runs until it is stopped."""
+
+    def __init__(self) -> None:
+        self.output = b""
+        self.ended: Deferred[None] = Deferred()
+
+    def outReceived(self, data: bytes) -> None:
+        self.output += data
+
+    errReceived = outReceived
+
+    def processEnded(self, reason: Failure) -> None:
+        reason.trap(ProcessDone, ProcessTerminated)
+        self.ended.callback(None)
+
+
+def proxy_certificate(folder: Path) -> KeyPair:
+    """Make the certificate of a proxy, and the file that the programs want it in."""
+    pair = KeyPair.generate("proxy", subject_alternative_names=["localhost"])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "proxy.pem").write_bytes(pair.certificate_pem() + pair.private_key_pem())
+    return pair
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+async def _start(test: TestCase, command: list[str], port: int) -> None:
+    program = shutil.which(command[0], path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        raise SkipTest(f"{command[0]} is not installed")
+    process = _Program()
+    transport = reactor.spawnProcess(process, program, command, env=os.environ)
+
+    def stop() -> Deferred[None]:
+        if transport.pid is not None:
+            transport.signalProcess("KILL")
+        return process.ended
+
+    test.addCleanup(stop)
+    while not process.ended.called:
+        try:
+            probe = await connectProtocol(
+                TCP4ClientEndpoint(reactor, "127.0.0.1", port), Protocol()
+            )
+        except ConnectError:
+            await deferLater(reactor, 0.02)
+        else:
+            probe.transport.abortConnection()
+            return
+    raise AssertionError(f"{command[0]} ended: {process.output.decode()}")
+
+
+async def start_nginx(test: TestCase, folder: Path, backend: int) -> int:
+    """Start nginx, ending TLS in front of a port; give its own port."""
+    port = _free_port()
+    module = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
+    modules = f"load_module {module};" if module.exists() else ""
+    configuration = folder / "nginx.conf"
+    configuration.write_text(
+        NGINX.format(modules=modules, folder=folder, port=port, backend=backend)
+    )
+    await _start(test, ["nginx", "-p", str(folder), "-c", str(configuration)], port)
+    return port
+
+
+async def start_haproxy(test: TestCase, folder: Path, backend: int) -> int:
+    """Start HAProxy, ending TLS in front of a port; give its own port."""
+    port = _free_port()
+    configuration = folder / "haproxy.cfg"
+    configuration.write_text(HAPROXY.format(folder=folder, port=port, backend=backend))
+    await _start(test, ["haproxy", "-db", "-f", str(configuration)], port)
+    return port
+
+
+class _Leg(Protocol):
+    """One leg of the hostile proxy."""
+
+    other: _Leg | None = None
+    direction = ""
+
+    def __init__(self, proxy: HostileProxy) -> None:
+        self.proxy = proxy
+        self.held = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        self.proxy.seen += data
+        if self.other is None:
+            self.held += data
+        elif changed := self.proxy.change(self.direction, data):
+            self.other.transport.write(changed)
+
+    def connectionLost(self, reason: Failure) -> None:
+        if self.other is not None and self.proxy.passes_the_end:
+            self.other.transport.loseConnection()
+
+
+class _Front(_Leg):
+    direction = "to the server"
+
+    def connectionMade(self) -> None:
+        back = _Back(self.proxy)
+        back.other = self
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self.proxy.backend)
+        connectProtocol(endpoint, back).addCallbacks(
+            self._joined, lambda failure: self.transport.loseConnection()
+        )
+
+    def _joined(self, back: _Leg) -> None:
+        self.other = back
+        self.proxy.legs.append((self, back))
+        held, self.held = self.held, b""
+        if held:
+            back.transport.write(self.proxy.change(self.direction, held))
+
+
+class _Back(_Leg):
+    direction = "to the client"
+
+
+class HostileProxy:
+    """Ends TLS, keeps what it sees, and changes it as it likes.
+
+    Attributes:
+        change: takes the direction and octets, gives the octets to pass on.
+        seen: everything that passed, as the proxy read it.
+        legs: the two legs of each connection.
+        passes_the_end: whether the end of one leg ends the other.
+    """
+
+    def __init__(self, backend: int) -> None:
+        self.backend = backend
+        self.change: Callable[[str, bytes], bytes] = lambda direction, data: data
+        self.seen = b""
+        self.legs: list[tuple[_Leg, _Leg]] = []
+        self.passes_the_end = True
+
+    async def start(self, test: TestCase, pair: KeyPair) -> int:
+        """Listen; give the port."""
+        options = CertificateOptions(privateKey=pair.private_key, certificate=pair.certificate)
+        factory = Factory.forProtocol(lambda: _Front(self))
+        port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(
+            TLSMemoryBIOFactory(options, False, factory)
+        )
+        test.addCleanup(port.stopListening)
+        self.port = port.getHost().port
+        return self.port

@@ -1,0 +1,216 @@
+"""Adding hosts for real: OpenSSH, PAM, sudo, another file system, another address."""
+
+from __future__ import annotations
+
+from pkengine.engine.events import EventCode
+from pkengine.engine.model import HostKeySource, HostStatus, SshLogin, StepStatus
+from pkengine.errors import (
+    Conflict,
+    HostKeyMismatch,
+    HostUnreachable,
+    SshAuthenticationFailed,
+    SudoRefused,
+)
+from pkengine.keys import Pin, Secret, SshFingerprint
+from tests.hosts import Host as TestHost
+from tests.integration.engine_case import ADMIN, EngineTestCase
+
+STATE = "/var/lib/pkagent"
+
+
+async def agent_pin(host: TestHost, state: str = STATE) -> Pin:
+    """Give the pin of the agent's key as openssl on the host computes it."""
+    digest = await host.run(
+        f"openssl x509 -in {state}/agent.crt -noout -pubkey | openssl pkey -pubin -outform DER"
+        " | openssl dgst -sha256 -binary | base64"
+    )
+    return Pin.parse(f"sha256//{digest.strip()}")
+
+
+class AddedTests(EngineTestCase):
+    async def test_root_by_password_with_the_right_fingerprint_is_up(self) -> None:
+        host = await self.host("one")
+        added = await self.add_up(host)
+
+        self.assertEqual(HostKeySource.GIVEN_FINGERPRINT, added.ssh.key_source)
+        self.assertEqual(await host.host_key(), added.ssh.public_key)
+        self.assertEqual((await agent_pin(host),), added.pins)
+        assert added.capabilities is not None
+        self.assertEqual("one", added.capabilities.hostname)
+        self.assertEqual("debian", added.capabilities.operating_system.name)
+        proved = self.engine.hosts.authenticated(added.id)
+        assert proved is not None
+        self.assertEqual("pin", proved.mechanism)
+        self.assertEqual("TLSv1.3", proved.facts["tls_version"])
+
+        fingerprint = str(await host.fingerprint())
+        await self.assert_event(
+            EventCode.HOST_ADDED, "Host one was added by admin@internal", fingerprint
+        )
+        await self.assert_event(EventCode.HOST_INSTALLED, str(added.pins[0]))
+        await self.assert_event(EventCode.HOST_STATUS_CHANGED, "Host one was set to Up")
+
+    async def test_each_sides_key_is_where_it_belongs_and_nowhere_else(self) -> None:
+        host = await self.host("one")
+        await self.add_up(host)
+        self.assertEqual("600 root\n", await host.run(f"stat -c '%a %U' {STATE}/agent.key"))
+        self.assertEqual("700 root\n", await host.run(f"stat -c '%a %U' {STATE}"))
+        self.assertIn(
+            str(self.engine.key_pair.pin), await host.run(f"cat {STATE}/authorized_engines")
+        )
+        self.assertIn(
+            str(self.engine.ssh_identity.public), await host.run("cat /root/.ssh/authorized_keys")
+        )
+        private = (await host.run(f"cat {STATE}/agent.key")).splitlines()[1].encode()
+        for path in self.state.directory.rglob("*"):
+            if path.is_file():
+                self.assertNotIn(private, path.read_bytes())
+
+    async def test_a_user_with_sudo_installs_the_agent_as_root(self) -> None:
+        host = await self.host("one")
+        added = await self.add_up(host, user="admin")
+        self.assertEqual((await agent_pin(host),), added.pins)
+        self.assertEqual("root\n", await host.run("ps -o user= -C twistd -C python3 | sort -u"))
+        self.assertIn("Accepted password for admin", await host.ssh_log())
+
+    async def test_a_user_without_root_installs_below_the_own_home(self) -> None:
+        host = await self.host("one")
+        added = await self.add_up(host, user="nosudo")
+        state = "/home/nosudo/.local/share/pkagent/state"
+        self.assertEqual((await agent_pin(host, state),), added.pins)
+        self.assertEqual("nosudo\n", await host.run("ps -o user= -C twistd -C python3 | sort -u"))
+        self.assertFalse((host.root / "opt/pkagent").exists())
+
+    async def test_the_fingerprint_of_any_key_of_the_host_will_do(self) -> None:
+        host = await self.host("one")
+        request = await self.request(host, fingerprint=await host.fingerprint("ecdsa"))
+        added, _ = await self.add(request)
+        self.assertEqual(await host.host_key("ecdsa"), added.ssh.public_key)
+        await self.until(added.id, HostStatus.UP)
+
+    async def test_it_installs_again_by_its_own_key_and_keeps_the_agents(self) -> None:
+        host = await self.host("one")
+        added = await self.maintain(await self.add_up(host))
+        await host.restart_sshd("PasswordAuthentication no", "KbdInteractiveAuthentication no")
+        again, job = await self.install(added)
+        self.assertEqual(StepStatus.FINISHED, job.status, again.status_detail)
+        up = await self.until(added.id, HostStatus.UP)
+        self.assertEqual(added.pins, up.pins)
+        self.assertIn("Accepted publickey for root", await host.ssh_log())
+        self.assertNotIn("upload", [step.name for step in job.steps])
+
+    async def test_an_engine_that_starts_again_finds_its_hosts_without_ssh(self) -> None:
+        host = await self.host("one")
+        added = await self.add_up(host)
+        before = await host.ssh_log()
+        await self.stop_engine()
+        await self.start_engine()
+        up = await self.until(added.id, HostStatus.UP)
+        self.assertEqual(added.pins, up.pins)
+        self.assertEqual(before, await host.ssh_log())
+
+    async def test_a_removed_host_trusts_the_engine_no_longer(self) -> None:
+        host = await self.host("one")
+        added = await self.maintain(await self.add_up(host))
+        await self.engine.hosts.remove(added.id, ADMIN)
+        self.assertEqual([], await self.engine.hosts.list())
+        self.assertNotIn(
+            str(self.engine.key_pair.pin), await host.run(f"cat {STATE}/authorized_engines")
+        )
+        await self.assert_event(EventCode.HOST_REMOVED, "Host one was removed by admin@internal")
+
+
+class RefusedTests(EngineTestCase):
+    """A refusal that is known before any step ran answers the request: no row, nothing sent."""
+
+    async def test_wrong_fingerprint_sends_neither_name_nor_password(self) -> None:
+        host, other = await self.host("one"), await self.host("two")
+        given, shown = await other.fingerprint(), await host.fingerprint()
+        with self.assertRaises(HostKeyMismatch) as caught:
+            await self.add(await self.request(host, fingerprint=given))
+        for part in (str(given), str(shown), "ssh-ed25519"):
+            self.assertIn(part, str(caught.exception))
+        self.assertNotIn("root", await host.ssh_log())
+        await self.assert_unknown(host)
+        await self.assert_event(EventCode.HOST_ADD_FAILED, "Failed to add Host one", str(shown))
+
+    async def test_wrong_md5_fingerprint_is_refused_as_well(self) -> None:
+        host = await self.host("one")
+        with self.assertRaises(HostKeyMismatch):
+            await self.add(await self.request(host, fingerprint=SshFingerprint("MD5", bytes(16))))
+        self.assertNotIn("root", await host.ssh_log())
+        await self.assert_unknown(host)
+
+    async def test_wrong_password_is_offered_once(self) -> None:
+        host = await self.host("one")
+        with self.assertRaisesRegex(SshAuthenticationFailed, "root"):
+            await self.add(await self.request(host, password=Secret("wrong")))
+        self.assertEqual(1, (await host.ssh_log()).count("Failed password for root"))
+        await self.assert_unknown(host)
+        await self.assert_event(EventCode.HOST_ADD_FAILED, "Failed to add Host one")
+
+    async def test_unreachable_host_leaves_no_row(self) -> None:
+        host = await self.host("one")
+        request = await self.request(host)
+        await host.cut()
+        with self.assertRaisesRegex(HostUnreachable, host.address):
+            await self.add(request)
+        await host.join()
+        await self.assert_unknown(host)
+        await self.assert_event(EventCode.HOST_ADD_FAILED, "Failed to add Host one", host.address)
+
+    async def test_two_adds_of_one_address_at_once_make_one_host(self) -> None:
+        host = await self.host("one")
+        request = await self.request(host)
+        first, _ = await self.engine.hosts.add(request, ADMIN), None
+        with self.assertRaises(Conflict):
+            await self.engine.hosts.add(request, ADMIN)
+        self.assertEqual([first[0].id], [found.id for found in await self.engine.hosts.list()])
+        await self.until(first[0].id, HostStatus.UP)
+
+
+class ChangedKeyTests(EngineTestCase):
+    async def test_hosts_that_swap_addresses_are_neither_logged_in_to_nor_taken_for_up(
+        self,
+    ) -> None:
+        one, two = await self.host("one"), await self.host("two")
+        added = [await self.add_up(host) for host in (one, two)]
+        await self.farm.swap(one, two)
+        for host in added:
+            seen = await self.until(host.id, HostStatus.NON_RESPONSIVE)
+            self.assertEqual(host.pins, seen.pins)
+            self.assertIsNone(self.engine.hosts.authenticated(host.id))
+        logs = [await host.ssh_log() for host in (one, two)]
+        for host, real in zip(added, (one, two), strict=True):
+            with self.assertRaises(HostKeyMismatch):
+                await self.install(host, SshLogin(password=real.password["root"]))
+        for host, before in zip((one, two), logs, strict=True):
+            self.assertNotIn("root", (await host.ssh_log()).removeprefix(before))
+        await self.farm.swap(one, two)
+        for host in added:
+            await self.until(host.id, HostStatus.UP)
+
+    async def test_a_host_with_new_host_keys_is_refused_until_its_key_is_given(self) -> None:
+        host = await self.host("one")
+        added = await self.maintain(await self.add_up(host))
+        await host.rotate_host_keys()
+        with self.assertRaises(HostKeyMismatch) as caught:
+            await self.install(added)
+        self.assertIn(str(await host.fingerprint()), str(caught.exception))
+        self.assertEqual(HostStatus.MAINTENANCE, (await self.engine.hosts.get(added.id)).status)
+        _, job = await self.install(added, SshLogin(fingerprint=await host.fingerprint()))
+        self.assertEqual(StepStatus.FINISHED, job.status)
+        await self.until(added.id, HostStatus.UP)
+
+
+class SudoTests(EngineTestCase):
+    async def test_sudo_that_wants_another_password_is_a_refusal(self) -> None:
+        host = await self.host("one")
+        await host.run("echo 'Defaults rootpw' > /etc/sudoers.d/z-rootpw")
+        added, job = await self.add(await self.request(host, user="admin"))
+        self.assertEqual(HostStatus.INSTALL_FAILED, added.status)
+        self.assertEqual(StepStatus.FAILED, job.status)
+        self.assertIn("sudo", added.status_detail)
+        self.assert_untrusted(added)
+        await self.assert_event(EventCode.HOST_INSTALL_FAILED, "Host one", "sudo", "admin")
+        self.assertFalse((host.root / "opt/pkagent").exists())
