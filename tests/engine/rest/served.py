@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from xml.etree import ElementTree
 from argon2 import PasswordHasher
 from treq.testing import StubTreq
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
@@ -37,7 +39,7 @@ from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.jobs import Jobs
-from pkengine.engine.model import Host, Severity, StepStatus
+from pkengine.engine.model import Host, HostStatus, Severity, StepStatus
 from pkengine.engine.rest import site
 from pkengine.engine.store import Store
 from pkengine.keys import KeyPair, Pin, Secret, SshPublicKey
@@ -347,6 +349,25 @@ class ServedEngine:
             release.callback(None)
         else:
             release.errback(error)
+        self.clock.advance(1)
+
+    def let_time_pass_for_clients(self, reactor: IReactorTime) -> None:
+        """Go on a second, and end the deployment there is, each time that a host was read.
+
+        So a client that polls sees each status, however slow it is.
+        """
+        get = self.hosts.get
+
+        async def get_and_go_on(host_id: uuid.UUID) -> Host:
+            host = await get(host_id)
+            reactor.callLater(0, self._go_on, host.status is HostStatus.INSTALLING)
+            return host
+
+        self.hosts.get = get_and_go_on  # type: ignore[method-assign]
+
+    def _go_on(self, was_installing: bool) -> None:
+        if was_installing and self.network.deployments:
+            self.network.deployments.pop(0).callback(None)
         self.clock.advance(1)
 
     async def _read(self, response: Any) -> Reply:

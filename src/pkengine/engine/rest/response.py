@@ -30,8 +30,6 @@ def send_fault(request: Request, form: Form, fault: Fault, *, is_action: bool = 
     request.setResponseCode(fault.status)
     for name, value in fault.headers.items():
         request.setHeader(name.encode("ascii"), value.encode("utf-8"))
-    if getattr(request, "is_too_large", False):
-        request.setHeader(b"Connection", b"close")
     if is_action:
         body = form.write(ACTION, ActionResult(status="failed", fault=fault), "")
     else:

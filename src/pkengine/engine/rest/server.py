@@ -34,10 +34,9 @@ class BoundedRequest(server.Request):
         if length is None or length <= LARGEST_BODY:
             return
         self.is_too_large = True
-        if isinstance(self.channel, http.HTTPChannel):
-            # Who waits for "100 Continue" is not to get it behind this answer.
-            self.requestHeaders.removeHeader(b"Expect")
-            self._answer_at_once(body_too_large())
+        # Who waits for "100 Continue" is not to get it behind this answer.
+        self.requestHeaders.removeHeader(b"Expect")
+        self._answer_at_once(body_too_large())
 
     def handleContentChunk(self, data: bytes) -> None:
         """See `twisted.web.iweb.IRequest`."""
@@ -87,6 +86,14 @@ class HttpServer(server.Site):
             resource, requestFactory=BoundedRequest, timeout=IDLE_TIMEOUT_S, reactor=reactor
         )
         self.displayTracebacks = False
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """See `IProtocolNegotiationFactory`.
+
+        HTTP/2 is not offered: its streams would each have a body on the way, and there is
+        no way to refuse one before it has come whole.
+        """
+        return [b"http/1.1"]
 
     def log(self, request: http.Request) -> None:
         """Log an answer: without the query, in which a careless client may put secrets."""

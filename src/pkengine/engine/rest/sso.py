@@ -130,13 +130,14 @@ def _add(klein: Klein, path: str, handler: Handler) -> None:
 async def _serve(handler: Handler, request: Request) -> None:
     try:
         refuse_other_sites(request)
+        body = read_body(request)
         if header(request, "Content-Type").partition(";")[0].strip().lower() != _FORM:
             raise UnsupportedMediaType(f"The body must have the Content-Type '{_FORM}'.")
         origin = Origin(
             address=client_address(request), correlation_id=correlation_id(request, query(request))
         )
         # Only the body counts: an address with a password in it ends in logs.
-        answer = await handler(parameters(read_body(request)), origin)
+        answer = await handler(parameters(body), origin)
     except CancelledError:
         raise
     except Exception as error:

@@ -1,0 +1,152 @@
+"""Drives an engine with oVirt's own Python SDK, as a script of a user would.
+
+Run as a program with the URL, the certificate file, the user and the password file.  It
+prints one JSON object with what the SDK made of the answers.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ovirtsdk4 as sdk
+from ovirtsdk4 import types
+
+
+def main(url: str, ca_file: str, user: str, password_file: str) -> dict[str, Any]:
+    password = Path(password_file).read_text().strip()
+    connection = sdk.Connection(
+        url=url, username=user, password=password, ca_file=ca_file, timeout=60
+    )
+    found: dict[str, Any] = {}
+    connection.test(raise_exception=True)
+    system = connection.system_service()
+    found["major"] = system.get().product_info.version.major
+    hosts = system.hosts_service()
+    events = system.events_service()
+    found["hosts_before"] = len(hosts.list())
+    last_event = int(events.list(max=1)[0].index)
+
+    [cluster] = system.clusters_service().list(search="name=Default")
+    found["data_center"] = connection.follow_link(cluster.data_center).name
+
+    added = hosts.add(
+        types.Host(
+            name="sdk1",
+            description="by the SDK",
+            comment="c",
+            address="192.0.2.1",
+            override_iptables=True,
+            port=54321,
+            cluster=types.Cluster(name="Default"),
+            ssh=types.Ssh(
+                port=22,
+                authentication_method=types.SshAuthenticationMethod.PASSWORD,
+                user=types.User(user_name="root", password="x"),
+            ),
+            os=types.OperatingSystem(custom_kernel_cmdline=""),
+            power_management=types.PowerManagement(kdump_detection=True),
+            spm=types.Spm(priority=5),
+        ),
+        activate=True,
+        reboot=False,
+        headers={"Correlation-Id": "from-the-sdk"},
+    )
+    found["added_status"] = added.status.value
+    host = hosts.host_service(added.id)
+    wait(lambda: host.get().status == types.HostStatus.UP)
+
+    read = host.get(all_content=True, follow="cluster,tags")
+    found["read"] = {
+        "name": read.name,
+        "fingerprint": read.ssh.fingerprint,
+        "public_key": read.ssh.public_key,
+        "port": read.port,
+        "memory": read.memory,
+        "cores": read.cpu.topology.cores,
+        "cmdline": read.os.custom_kernel_cmdline,
+        "kdump_detection": read.power_management.kdump_detection,
+        "priority": read.spm.priority,
+        "update_available": read.update_available,
+        "cluster": connection.follow_link(read.cluster).name,
+        "nics": len(connection.follow_link(read.nics)),
+        "statistics": len(connection.follow_link(read.statistics)),
+        "tags": len(host.tags_service().list()),
+        "permissions": len(host.permissions_service().list()),
+    }
+    found["searched"] = [
+        one.name
+        for one in hosts.list(search='name="sdk*" and status=up', max=5, case_sensitive=False)
+    ]
+    # A script reads an entity, changes it and sends all of it back.
+    read.comment = "changed"
+    found["updated"] = host.update(read).comment
+
+    found["wrong_status"] = failure(lambda: host.install(root_password="x"))
+    host.deactivate(reason="by the SDK")
+    wait(lambda: host.get().status == types.HostStatus.MAINTENANCE)
+    found["status_detail"] = host.get().status_detail
+    host.install(ssh=types.Ssh(authentication_method=types.SshAuthenticationMethod.PUBLICKEY))
+    found["status_after_install"] = host.get().status.value
+    wait(lambda: host.get().status == types.HostStatus.MAINTENANCE)
+    host.activate(async_=True)
+    wait(lambda: host.get().status == types.HostStatus.UP)
+    jobs = system.jobs_service().list()
+    found["job_statuses"] = sorted({job.status.value for job in jobs})
+    steps = [
+        step
+        for job in jobs
+        for step in system.jobs_service().job_service(job.id).steps_service().list()
+    ]
+    found["steps"] = sorted({(step.description, step.status.value) for step in steps})
+    host.deactivate()
+    wait(lambda: host.get().status == types.HostStatus.MAINTENANCE)
+    host.remove(force=True)
+    found["removed"] = failure(host.get)
+
+    seen = events.list(from_=last_event, max=1000)
+    found["events"] = [(event.code, event.host.name if event.host else None) for event in seen]
+    found["correlated"] = sorted(
+        {event.code for event in seen if event.correlation_id == "from-the-sdk"}
+    )
+    found["unknown_cluster"] = failure(
+        lambda: hosts.add(
+            types.Host(name="x", address="192.0.2.9", cluster=types.Cluster(name="none"))
+        )
+    )
+    found["incomplete"] = failure(lambda: hosts.add(types.Host(name="x")))
+    # A token that ended: the SDK logs in again without being asked to.
+    connection._sso_token = "ended"
+    found["hosts_after"] = len(hosts.list())
+    connection.close()
+    found["wrong_password"] = failure(
+        lambda: sdk.Connection(url=url, username=user, password="wrong", ca_file=ca_file).test(
+            raise_exception=True
+        )
+    )
+    return found
+
+
+def failure(function: Callable[[], Any]) -> tuple[str, int | None, str]:
+    try:
+        function()
+    except sdk.Error as error:
+        detail = error.fault.detail if error.fault is not None else str(error)
+        return type(error).__name__, error.code, detail
+    raise AssertionError("The call was accepted.")
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError("It did not happen in time.")
+        time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(*sys.argv[1:])))

@@ -1,0 +1,241 @@
+"""The API behind a real HTTPS listener: limits on the wire, curl, and oVirt's own SDK."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.testing import StringTransport
+from twisted.internet.utils import getProcessOutputAndValue
+from twisted.logger import eventAsText, globalLogPublisher
+from twisted.trial.unittest import TestCase
+
+from pkengine.engine.accounts import ADMIN
+from pkengine.engine.https import listen_https
+from pkengine.engine.rest import HttpServer
+from pkengine.engine.rest.request import LARGEST_BODY
+from pkengine.keys import KeyPair
+from tests.engine.rest.served import CAPABILITIES, HOST_KEY, ServedEngine
+
+HERE = Path(__file__).parent
+
+
+class BoundedBodyTests(TestCase):
+    """The HTTP protocol fed with octets."""
+
+    async def setUp(self) -> None:
+        self.engine = await ServedEngine.start(self)
+        self.server = HttpServer(self.engine.root, self.engine.clock)
+        self.server.startFactory()
+        self.addCleanup(self.server.stopFactory)
+        self.connect()
+
+    def connect(self) -> None:
+        self.protocol = self.server.buildProtocol(None)
+        self.transport = StringTransport()
+        self.protocol.makeConnection(self.transport)
+        self.addCleanup(self.protocol.connectionLost, None)
+
+    def send(self, *lines: str, body: bytes = b"") -> None:
+        head = "\r\n".join([*lines, "Host: engine", "", ""])
+        self.protocol.dataReceived(head.encode() + body)
+
+    def sent(self) -> bytes:
+        return self.transport.value()
+
+    def test_declared_length_that_is_too_large_is_answered_before_the_body(self) -> None:
+        for accept, word in (("application/xml", b"<fault>"), ("application/json", b'"reason"')):
+            self.connect()
+            self.send(
+                "POST /ovirt-engine/api/hosts HTTP/1.1",
+                f"Content-Length: {100 * 2**20}",
+                f"Accept: {accept}",
+                "Expect: 100-continue",
+            )
+            self.assertTrue(self.sent().startswith(b"HTTP/1.1 413 "), self.sent()[:80])
+            self.assertIn(word, self.sent())
+            self.assertNotIn(b"100 Continue", self.sent())
+            self.assertTrue(self.transport.disconnecting)
+
+    def test_body_of_no_declared_length_is_not_kept_beyond_the_limit(self) -> None:
+        self.send("POST /ovirt-engine/sso/oauth/token HTTP/1.1", "Transfer-Encoding: chunked")
+        chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+        for _ in range(3 * LARGEST_BODY // 65536):
+            self.protocol.dataReceived(chunk)
+        request = self.protocol._channel.requests[0]
+        self.assertLessEqual(request.content.tell(), LARGEST_BODY)
+        self.protocol.dataReceived(b"0\r\n\r\n")
+        self.assertTrue(self.sent().startswith(b"HTTP/1.1 413 "), self.sent()[:80])
+
+    def test_connection_that_says_nothing_is_closed(self) -> None:
+        self.engine.clock.advance(61)
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_hosts_and_paths_of_nonsense_are_faults(self) -> None:
+        for line in (
+            "GET /ovirt-engine/api/%ff HTTP/1.1",
+            "GET /ovirt-engine/api/hosts?%ff HTTP/1.1",
+        ):
+            self.connect()
+            self.send(line)
+            self.assertIn(b"<fault>", self.sent(), line)
+
+    def test_log_has_no_query(self) -> None:
+        seen: list[str] = []
+
+        def observe(event: dict[str, Any]) -> None:
+            seen.append(eventAsText(event))
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        self.send("GET /ovirt-engine/api/hosts?password=s3cr3t HTTP/1.1")
+        self.assertTrue(any("/ovirt-engine/api/hosts" in line for line in seen), seen)
+        self.assertFalse(any("s3cr3t" in line for line in seen), seen)
+
+
+class HttpsTestCase(TestCase):
+    """An engine behind TLS on the loopback interface."""
+
+    async def setUp(self) -> None:
+        self.engine = await ServedEngine.start(self)
+        pair = KeyPair.generate("localhost", subject_alternative_names=["localhost", "127.0.0.1"])
+        port = listen_https(
+            reactor,
+            "tcp:0:interface=127.0.0.1",
+            pair,
+            HttpServer(self.engine.root, reactor),
+        )
+        self.addCleanup(lambda: maybeDeferred(port.stopListening))
+        self.origin = f"https://127.0.0.1:{port.getHost().port}"
+        self.ca_file = Path(self.mktemp())
+        self.ca_file.write_bytes(pair.certificate_pem())
+
+    async def run_program(self, *command: str) -> tuple[bytes, bytes, int]:
+        result: tuple[bytes, bytes, int] = await getProcessOutputAndValue(
+            command[0], command[1:], env=os.environ
+        )
+        return result
+
+    async def curl(self, path: str, *options: str) -> bytes:
+        output, errors, status = await self.run_program(
+            "/usr/bin/curl",
+            "--silent",
+            "--show-error",
+            "--max-time",
+            "60",
+            "--cacert",
+            str(self.ca_file),
+            *options,
+            self.origin + path,
+        )
+        self.assertEqual((errors, status), (b"", 0))
+        return output
+
+
+class CurlTests(HttpsTestCase):
+    async def test_user_of_curl_logs_in_by_name_and_password(self) -> None:
+        user = f"{ADMIN}:{self.engine.password}"
+        xml = await self.curl("/ovirt-engine/api/hosts", "--user", user)
+        self.assertEqual(xml, b"<hosts></hosts>")
+        answer = await self.curl(
+            "/ovirt-engine/api/", "--user", user, "--header", "Accept: application/json"
+        )
+        self.assertIn("product_info", json.loads(answer))
+
+    async def test_long_list_arrives_whole_plain_and_compressed(self) -> None:
+        for number in range(300):
+            await self.engine.add_host(f"h{number:03}")
+        bearer = f"Authorization: {self.engine.authorization}"
+        for form in ("application/xml", "application/json"):
+            headers = ("--header", bearer, "--header", f"Accept: {form}")
+            plain = await self.curl("/ovirt-engine/api/hosts", *headers)
+            packed = await self.curl(
+                "/ovirt-engine/api/hosts", *headers, "--header", "Accept-Encoding: gzip"
+            )
+            self.assertEqual(plain.count(b"install_failed") + plain.count(b"installing"), 300)
+            self.assertEqual(gzip.decompress(packed), plain)
+            self.assertLess(len(packed) * 5, len(plain))
+
+    async def test_upload_that_is_too_large_is_answered_and_others_meanwhile(self) -> None:
+        large = Path(self.mktemp())
+        with large.open("wb") as stream:
+            stream.truncate(100 * 2**20)
+        upload = Deferred.fromCoroutine(
+            self.curl(
+                "/ovirt-engine/api/hosts",
+                "--header",
+                "Content-Type: application/xml",
+                "--data-binary",
+                f"@{large}",
+                "--write-out",
+                "%{http_code}",
+            )
+        )
+        keys = await self.curl(
+            "/ovirt-engine/services/pki-resource?resource=engine-certificate&format=OPENSSH-PUBKEY"
+        )
+        self.assertTrue(keys.startswith(b"ssh-ed25519 "))
+        answer = await upload
+        self.assertTrue(answer.endswith(b"413"), answer)
+
+
+class SdkTests(HttpsTestCase):
+    if importlib.util.find_spec("ovirtsdk4") is None:
+        skip = "oVirt's SDK is missing: pip install 'pkengine[ovirt]' (needs gcc, libxml2-dev)"
+
+    async def test_ovirt_sdk_leads_a_host_through_its_whole_life(self) -> None:
+        self.engine.let_time_pass_for_clients(reactor)
+        output, errors, status = await self.run_program(
+            sys.executable,
+            str(HERE / "ovirt_client.py"),
+            f"{self.origin}/ovirt-engine/api",
+            str(self.ca_file),
+            ADMIN,
+            str(self.engine.password_file),
+        )
+        self.assertEqual(status, 0, errors.decode())
+        found: dict[str, Any] = json.loads(output)
+        self.assertEqual(found["major"], 4)
+        self.assertEqual((found["hosts_before"], found["hosts_after"]), (0, 0))
+        self.assertEqual(found["data_center"], "Default")
+        self.assertEqual(found["added_status"], "installing")
+        self.assertEqual(
+            found["read"],
+            {
+                "name": "sdk1",
+                "fingerprint": str(HOST_KEY.fingerprint()),
+                "public_key": str(HOST_KEY),
+                "port": 54321,
+                "memory": CAPABILITIES.mem_size * 2**20,
+                "cores": 4,
+                "cmdline": "",
+                "kdump_detection": False,
+                "priority": 5,
+                "update_available": False,
+                "cluster": "Default",
+                "nics": 0,
+                "statistics": 12,
+                "tags": 0,
+                "permissions": 0,
+            },
+        )
+        self.assertEqual(found["searched"], ["sdk1"])
+        self.assertEqual(found["updated"], "changed")
+        self.assertEqual(found["wrong_status"][:2], ["Error", 409])
+        self.assertEqual(found["status_detail"], "by the SDK")
+        self.assertEqual(found["status_after_install"], "installing")
+        self.assertEqual(found["job_statuses"], ["finished"])
+        self.assertEqual(found["steps"], [["Send the agent", "finished"]])
+        self.assertEqual(found["removed"][:2], ["NotFoundError", 404])
+        self.assertLessEqual({42, 504, 15, 44}, {code for code, _ in found["events"]})
+        self.assertEqual(found["correlated"], [42, 504, 509])
+        self.assertEqual(found["unknown_cluster"][:2], ["NotFoundError", 404])
+        self.assertEqual(found["incomplete"], ["Error", 400, "Host [address] required for add."])
+        self.assertEqual(found["wrong_password"][0], "AuthError")
