@@ -16,7 +16,6 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
-from twisted.web.resource import Resource
 
 from pkengine.auth.peer import Authenticated
 from pkengine.auth.trust import MemoryTrustStore
@@ -41,6 +40,7 @@ from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.jobs import Jobs
 from pkengine.engine.model import Host, HostStatus, Severity, StepStatus
 from pkengine.engine.rest import site
+from pkengine.engine.rest.application import Folder
 from pkengine.engine.store import Store
 from pkengine.keys import KeyPair, Pin, Secret, SshPublicKey
 from pkengine.ssh import HostKeyJudgement, HostKeyPolicy, SshIdentity, SshTarget
@@ -249,7 +249,7 @@ class ServedEngine:
             clock=clock,
         )
         self.password_file = Path(test.mktemp())
-        self.root = Resource()
+        self.root = Folder()
         self.root.putChild(b"ovirt-engine", site(self))
         self._stub = StubTreq(self.root)
         self.authorization = ""

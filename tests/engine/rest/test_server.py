@@ -43,9 +43,9 @@ class BoundedBodyTests(TestCase):
         self.protocol.makeConnection(self.transport)
         self.addCleanup(self.protocol.connectionLost, None)
 
-    def send(self, *lines: str, body: bytes = b"") -> None:
-        head = "\r\n".join([*lines, "Host: engine", "", ""])
-        self.protocol.dataReceived(head.encode() + body)
+    def send(self, *lines: str, host: str = "engine") -> None:
+        head = "\r\n".join([*lines, f"Host: {host}", "", ""])
+        self.protocol.dataReceived(head.encode("latin-1"))
 
     def sent(self) -> bytes:
         return self.transport.value()
@@ -78,14 +78,19 @@ class BoundedBodyTests(TestCase):
         self.engine.clock.advance(61)
         self.assertTrue(self.transport.disconnecting)
 
-    def test_hosts_and_paths_of_nonsense_are_faults(self) -> None:
-        for line in (
-            "GET /ovirt-engine/api/%ff HTTP/1.1",
-            "GET /ovirt-engine/api/hosts?%ff HTTP/1.1",
-        ):
-            self.connect()
-            self.send(line)
-            self.assertIn(b"<fault>", self.sent(), line)
+    def test_addresses_that_cannot_be_are_faults_everywhere(self) -> None:
+        for path in ("/api/hosts", "/sso/oauth/token", "/services/pki-resource", "/", ""):
+            for start, host in (
+                (f"/ovirt-engine{path}", "a..b"),
+                (f"/ovirt-engine{path}", "x" * 300),
+                (f"/ovirt-engine{path}", "\xff"),
+                (f"/ovirt-engine{path}/%ff", "engine"),
+                (f"{path}%ff", "engine:8443"),
+            ):
+                self.connect()
+                self.send(f"GET {start} HTTP/1.1", host=host)
+                self.assertRegex(self.sent(), b"^HTTP/1.1 40[04] ", (start, host))
+                self.assertIn(b"<fault>", self.sent(), (start, host))
 
     def test_log_has_no_query(self) -> None:
         seen: list[str] = []

@@ -20,7 +20,7 @@ from pkengine.engine.clusters import Clusters
 from pkengine.engine.events import Events
 from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.jobs import Jobs
-from pkengine.engine.rest.application import Application, Folder, refuse
+from pkengine.engine.rest.application import Application, Folder, Routed, refuse
 from pkengine.engine.rest.authorization import Authorizer
 from pkengine.engine.rest.clusters import ClusterResource
 from pkengine.engine.rest.events import EventResource
@@ -100,5 +100,5 @@ def site(engine: ServedEngine) -> IResource:
     root = Folder()
     root.putChild(b"api", Application(routes, Authorizer(engine.accounts)).resource())
     root.putChild(b"sso", sign_on.resource())
-    root.putChild(b"services", services.resource())
+    root.putChild(b"services", Routed(services))
     return root

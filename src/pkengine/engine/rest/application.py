@@ -26,6 +26,7 @@ from pkengine.engine.rest.negotiation import (
     form_of_body,
 )
 from pkengine.engine.rest.request import (
+    check_target,
     client_address,
     correlation_id,
     header,
@@ -68,7 +69,7 @@ class Application:
 
     def resource(self) -> IResource:
         """Give the resource for `BASE`."""
-        return _Api(self._klein.resource())
+        return _Api(self._klein)
 
     async def _serve(self, route: Route, request: Request, **parts: Any) -> None:
         form = XML
@@ -165,14 +166,28 @@ async def _send(request: Request, form: Form, answer: Answer) -> None:
     await send_pieces(request, form.CONTENT_TYPE, pieces)
 
 
-class _Api(Resource):
-    """Takes the version and a slash at the end off the path, then lets Klein route it."""
+class Routed(Resource):
+    """Lets Klein route what Klein can read, and answers the rest with a fault."""
 
     isLeaf = True
 
-    def __init__(self, routed: IResource) -> None:
+    def __init__(self, klein: Klein) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._render: Callable[[Request], Any] = routed.render
+        self._render: Callable[[Request], Any] = klein.resource().render
+
+    def render(self, request: Request) -> Any:
+        """See `IResource`."""
+        try:
+            check_target(request)
+        except BadRequest:
+            refuse(request, Failure())
+            request.finish()
+            return NOT_DONE_YET
+        return self._render(request)
+
+
+class _Api(Routed):
+    """Takes the version and a slash at the end off the path first."""
 
     def render(self, request: Request) -> Any:
         """See `IResource`."""
@@ -182,12 +197,4 @@ class _Api(Resource):
         if path and not path[-1]:
             del path[-1]
         request.postpath = path or [b""]
-        try:
-            b"/".join(path).decode("utf-8")  # Klein would answer this one with plain text
-            return self._render(request)
-        except UnicodeDecodeError:
-            refuse(request, Failure(BadRequest("The path is not UTF-8.")))
-        except Exception:
-            refuse(request, Failure())
-        request.finish()
-        return NOT_DONE_YET
+        return super().render(request)

@@ -19,6 +19,10 @@ LARGEST_BODY = 1024 * 1024
 _MOST_PARAMETERS = 100
 _LONGEST_CORRELATION_ID = 50
 _NOT_IN_CORRELATION_ID = re.compile("[^0-9a-zA-Z_-]")
+_LABEL = "[A-Za-z0-9_-]{1,63}"
+_HOST = re.compile(
+    rf"(?:{_LABEL}(?:\.{_LABEL}){{0,126}}\.?|\[[0-9a-fA-F:.]{{2,45}}\])(?::[0-9]{{1,5}})?"
+)
 _SAFE_METHODS = (b"GET", b"HEAD")
 
 
@@ -83,6 +87,21 @@ def correlation_id(request: Request, parameters: Mapping[str, str]) -> str:
     given = header(request, "Correlation-Id") or parameters.get("correlation_id", "")
     cleaned = _NOT_IN_CORRELATION_ID.sub("", given)[:_LONGEST_CORRELATION_ID]
     return cleaned or str(uuid.uuid4())
+
+
+def check_target(request: Request) -> None:
+    """Refuse an address that cannot be one (RFC 9112 §3.2).
+
+    Raises:
+        BadRequest: the path is not UTF-8, or the ``Host`` header names no host.
+    """
+    try:
+        b"/".join(request.postpath or ()).decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadRequest("The path is not UTF-8.") from None
+    host = header(request, "Host")
+    if host and not _HOST.fullmatch(host):
+        raise BadRequest("The Host header does not name a host.")
 
 
 def refuse_other_sites(request: Request) -> None:

@@ -17,7 +17,7 @@ from twisted.web.server import Request
 from pkengine.engine.accounts import Accounts
 from pkengine.engine.events import EventCode, Events
 from pkengine.engine.model import Origin, Severity
-from pkengine.engine.rest.application import fault_or_report
+from pkengine.engine.rest.application import Routed, fault_or_report
 from pkengine.engine.rest.faults import UnsupportedMediaType
 from pkengine.engine.rest.negotiation import JSON
 from pkengine.engine.rest.request import (
@@ -63,7 +63,7 @@ class SignOn:
         _add(klein, "/oauth/token-info", self._describe)
         _add(klein, "/oauth/revoke", self._revoke)
         klein.handle_errors(Exception)(_send_error)
-        return klein.resource()
+        return Routed(klein)
 
     def add_logout(self, services: Klein) -> None:
         """Add the route by which the SDK logs out."""
