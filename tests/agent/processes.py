@@ -131,6 +131,15 @@ async def pkagent(
 ) -> tuple[str, str, int]:
     """Run a command; give its standard output, its standard error and its exit status."""
     program = _PKAGENT_AS_NOBODY if as_nobody else _PKAGENT
+    return await _run(program, *arguments, **more_environment)
+
+
+async def twistd(*arguments: str) -> tuple[str, str, int]:
+    """Run twistd until it ends or has become a daemon; give the same as `pkagent`."""
+    return await _run(_TWISTD, *arguments)
+
+
+async def _run(program: str, *arguments: str, **more_environment: str) -> tuple[str, str, int]:
     out, err, status = await getProcessOutputAndValue(
         sys.executable, ["-c", program, *arguments], env=environment(**more_environment)
     )

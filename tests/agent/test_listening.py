@@ -52,6 +52,7 @@ class ListeningAddressTests(TestCase):
         for address, text in (
             (IPv4Address("TCP", "192.0.2.1", 54321), "192.0.2.1:54321"),
             (IPv6Address("TCP", "::", 54321), "[::]:54321"),
+            (IPv6Address("TCP", "::ffff:192.0.2.1", 54321), "192.0.2.1:54321"),
             (UNIXAddress("/run/pkagent.sock"), "/run/pkagent.sock"),
         ):
             self.assertEqual(str(listening_address(address)), text)

@@ -39,7 +39,7 @@ from pkengine.channel.verbs import (
 )
 from pkengine.errors import AuthenticationError, CallRefused
 from pkengine.keys import KeyPair, Pin
-from tests.agent.processes import LOOPBACK, connect_engine, pkagent, start_agent
+from tests.agent.processes import LOOPBACK, connect_engine, pkagent, start_agent, twistd
 
 
 class AgentTestCase(TestCase):
@@ -236,6 +236,24 @@ class StartTests(AgentTestCase):
             lines = (await self.refusal(listen)).splitlines()
         self.assertIn(f"Cannot listen on {listen}: Address already in use.", lines[-1])
         self.assertFalse(self.state.control_socket.exists())
+
+    async def test_daemon_that_cannot_start_says_so_to_whoever_waits_for_it(self) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            _, err, status = await twistd(
+                f"--pidfile={folder}/pid",
+                f"--logfile={folder}/log",
+                "pkagent",
+                f"--state={self.state.directory}",
+                f"--listen=tcp:{taken.getsockname()[1]}:interface=127.0.0.1",
+            )
+        self.assertEqual(status, 1)
+        self.assertIn("Cannot listen on", err)
+        log = (folder / "log").read_text()
+        self.assertIn("Address already in use", log.splitlines()[-1])
+        self.assertNotIn("Traceback", log)
+        self.assertFalse((folder / "pid").exists())
 
     async def test_what_is_no_endpoint_ends_it_with_one_sentence(self) -> None:
         output = await self.refusal("nonsense:1")

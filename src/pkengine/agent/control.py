@@ -77,9 +77,10 @@ class ControlConnection(Protocol):
         """Ask the kernel who this is."""
         credentials = Credentials.of(cast(Any, self.transport).getHandle())
         if credentials.may_control():
-            # The verbs of this socket know their caller already and look at no channel.
+            # Verbs of this socket know their caller and look at no channel: all that is
+            # asked of it is to send messages.
             caller = cast("Channel", self)
-            self._incoming = IncomingCalls(caller, self._verbs(credentials), self._send)
+            self._incoming = IncomingCalls(caller, self._verbs(credentials))
             return
         self._log.warn(
             "Process {pid} of uid {uid} is refused on the control socket",
@@ -87,7 +88,7 @@ class ControlConnection(Protocol):
             uid=credentials.uid,
         )
         reason = "Only root and the agent's own user may use the control socket."
-        self._send(encode_error(None, REFUSED, reason))
+        self.send_message(encode_error(None, REFUSED, reason))
         self._close()
 
     def dataReceived(self, data: bytes) -> None:
@@ -112,13 +113,14 @@ class ControlConnection(Protocol):
         try:
             message = decode_message(payload)
         except MalformedMessage as error:
-            self._send(error.answer)
+            self.send_message(error.answer)
             return
         if not isinstance(message.method, str):
             raise ProtocolViolation("An answer came, though nothing was asked.")
         incoming.received(message)
 
-    def _send(self, payload: bytes) -> None:
+    def send_message(self, payload: bytes) -> None:
+        """Send one JSON-RPC message."""
         cast(Any, self.transport).write(encode_record(JSONRPC, payload))
 
     def _close(self) -> None:

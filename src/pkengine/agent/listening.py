@@ -25,7 +25,8 @@ DEFAULT_PORT = 54321
 def listening_address(address: IAddress) -> ListeningAddress:
     """Put down an address of Twisted in the form in which it is told."""
     if isinstance(address, (IPv4Address, IPv6Address)):
-        return ListeningAddress(address.host, address.port)
+        # A peer by IPv4 on a socket of both families has a mapped address (RFC 4291 §2.5.5.2).
+        return ListeningAddress(address.host.removeprefix("::ffff:"), address.port)
     if isinstance(address, UNIXAddress):
         return ListeningAddress((address.name or b"").decode("utf-8", "replace"))
     return ListeningAddress(str(address))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from twisted.application.service import IService, MultiService
@@ -54,18 +56,21 @@ class _EndsWithASentence(MultiService):
 
     def privilegedStartService(self) -> None:
         """Start what may need root."""
-        try:
+        with self._refusal():
             MultiService.privilegedStartService(self)
-        except PkengineError as error:
-            self._give_up(error)
 
     def startService(self) -> None:
         """Start the rest."""
-        try:
+        with self._refusal():
             MultiService.startService(self)
-        except PkengineError as error:
-            self._give_up(error)
 
-    def _give_up(self, error: PkengineError) -> None:
-        self._log.critical("{reason}", reason=str(error))
-        sys.exit(1)
+    @contextlib.contextmanager
+    def _refusal(self) -> Iterator[None]:
+        try:
+            yield
+        except PkengineError as error:
+            self._log.critical("{reason}", reason=str(error))
+            # twistd has to see the error: it removes its PID file, and the daemon tells the
+            # process that waits for it.  It raises it again then, and all is said already.
+            sys.excepthook = lambda *_: None
+            raise
