@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from pkengine.engine.hosts.bundle import AgentBundle, build_bundle
 from pkengine.engine.hosts.deployment_layout import OWN_FOLDER
 from pkengine.engine.hosts.on_host.processes import agents
 from pkengine.errors import SshCommandFailed, SshConnectionLost, SudoNotAllowed, SudoRefused
@@ -110,3 +115,11 @@ def free_port() -> int:
         found.bind(("::", 0))
         port: int = found.getsockname()[1]
         return port
+
+
+@functools.cache
+def shared_bundle() -> AgentBundle:
+    """Give the real bundle, built once for all tests of a process."""
+    directory = Path(tempfile.mkdtemp(prefix="pkengine-test-bundle-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return build_bundle(directory)

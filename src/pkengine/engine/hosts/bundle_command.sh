@@ -3,11 +3,11 @@
 set -eu
 version=$(readlink -f -- "$0")
 version=${version%/bin/*}
-if ! [ -x "$version/bin/python" ]; then
-    echo "pkagent: $(readlink "$version/bin/python"), which this agent was installed for, is gone: install the host anew." >&2
+if ! [ -x "$version/bin/python3" ]; then
+    echo "pkagent: $(readlink "$version/bin/python3"), which this agent was installed for, is gone: install the host anew." >&2
     exit 1
 fi
 PKAGENT_BUNDLE=${version##*/}
 export PKAGENT_BUNDLE
 # -I and -S: nothing from the environment, the user's folder or site-packages gets in.
-exec "$version/bin/python" -I -S "$version/lib" "${0##*/}" "$@"
+exec "$version/bin/python3" -I -S "$version/lib" "${0##*/}" "$@"

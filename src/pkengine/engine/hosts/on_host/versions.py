@@ -45,7 +45,7 @@ def upload(*, prefix: str, bundle: str, size: int, sha256: str) -> dict[str, Any
             archive.check(size, sha256)
             if unreadable is not None:
                 raise StepFailed(f"the archive cannot be read: {unreadable}.")
-            os.symlink(os.path.realpath(sys.executable), os.path.join(partial, "bin", "python"))
+            os.symlink(os.path.realpath(sys.executable), os.path.join(partial, "bin", "python3"))
             os.rename(partial, target)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -107,7 +107,7 @@ def check(*, prefix: str, bundle: str) -> dict[str, Any]:
     removed, so that the next deployment sends it anew.
     """
     version = os.path.join(prefix, "versions", bundle)
-    python = os.path.join(version, "bin", "python")
+    python = os.path.join(version, "bin", "python3")
     try:
         done = run([python, "-I", "-S", os.path.join(version, "lib"), "check"])
         words = last_words(done.stderr)
