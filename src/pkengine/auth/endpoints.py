@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectingCancelledError
+from twisted.internet.error import ConnectingCancelledError, TimeoutError
 from twisted.internet.interfaces import (
     IAddress,
+    IDelayedCall,
     IListeningPort,
     IProtocol,
     IProtocolFactory,
@@ -24,13 +25,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pkengine.auth.connection import AuthenticatedConnection
+from pkengine.auth.connection import AuthenticatedConnection, late
 from pkengine.errors import AuthenticationError
 from pkengine.interfaces import IAuthenticator, IExchange
 
 _log = Logger()
 
 AUTHENTICATION_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 20.0
 MAX_PENDING = 1024
 
 
@@ -84,7 +86,7 @@ class AuthenticatedClientEndpoint:
         endpoint: gives the byte stream.
         authenticator: the mechanism, who this end is and whom it accepts.
         expected: the name of the peer that must answer, or None for any trusted one.
-        timeout_s: how long authentication may take, from when the byte stream is there.
+        timeout_s: how long connecting and authentication may take together.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class AuthenticatedClientEndpoint:
         authenticator: IAuthenticator,
         expected: str | None = None,
         *,
-        timeout_s: float = AUTHENTICATION_TIMEOUT_S,
+        timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> None:
         self._reactor = reactor
         self._endpoint = endpoint
@@ -111,13 +113,11 @@ class AuthenticatedClientEndpoint:
         initiator = _Initiator(
             self._reactor, self._authenticator, protocolFactory, self._expected, self._timeout_s
         )
-        initiator.connecting = self._endpoint.connect(initiator)
-        initiator.connecting.addErrback(initiator.failed)
-        return initiator.result
+        return initiator.connect(self._endpoint)
 
 
-class _AuthenticatingFactory(Factory):
-    """Makes the driver of each connection, and the application's protocol after it."""
+class _Acceptors(Factory):
+    """The connections of one listening port."""
 
     noisy = False
 
@@ -127,12 +127,15 @@ class _AuthenticatingFactory(Factory):
         authenticator: IAuthenticator,
         application: IProtocolFactory,
         timeout_s: float,
+        max_pending: int,
     ) -> None:
         self.reactor = reactor
         self.trust = authenticator.trust
-        self.timeout_s = timeout_s
+        self.deadline_s: float | None = timeout_s
         self._authenticator = authenticator
         self._application = application
+        self._max_pending = max_pending
+        self._pending: dict[AuthenticatedConnection, None] = {}  # oldest first
 
     def startFactory(self) -> None:
         self._application.doStart()
@@ -143,29 +146,11 @@ class _AuthenticatingFactory(Factory):
     def logPrefix(self) -> str:
         return type(self._application).__name__
 
-    def authenticated(
-        self, connection: AuthenticatedConnection, address: IAddress | None
-    ) -> IProtocol | None:
-        return self._application.buildProtocol(cast(Any, address))
-
-
-class _Acceptors(_AuthenticatingFactory):
-    """The connections of one listening port."""
-
-    def __init__(
-        self,
-        reactor: IReactorTime,
-        authenticator: IAuthenticator,
-        application: IProtocolFactory,
-        timeout_s: float,
-        max_pending: int,
-    ) -> None:
-        super().__init__(reactor, authenticator, application, timeout_s)
-        self._max_pending = max_pending
-        self._pending: dict[AuthenticatedConnection, None] = {}  # oldest first
-
     def buildProtocol(self, addr: IAddress | None) -> AuthenticatedConnection:  # type: ignore[override]
-        return AuthenticatedConnection(self, self._authenticator.acceptor, addr)
+        return AuthenticatedConnection(self)
+
+    def exchange(self, channel_binding: bytes) -> IExchange:
+        return self._authenticator.acceptor(channel_binding)
 
     def began(self, connection: AuthenticatedConnection) -> None:
         self._pending[connection] = None
@@ -180,10 +165,10 @@ class _Acceptors(_AuthenticatingFactory):
             )
 
     def authenticated(
-        self, connection: AuthenticatedConnection, address: IAddress | None
+        self, connection: AuthenticatedConnection, address: IAddress
     ) -> IProtocol | None:
         self._pending.pop(connection, None)
-        return super().authenticated(connection, address)
+        return self._application.buildProtocol(address)
 
     def connected(self, connection: AuthenticatedConnection, application: IProtocol) -> None:
         _log.debug(
@@ -203,8 +188,23 @@ class _Acceptors(_AuthenticatingFactory):
         )
 
 
-class _Initiator(_AuthenticatingFactory):
-    """One attempt to connect."""
+@implementer(IProtocolFactory)
+class _Initiator:
+    """One attempt to connect; light, because it lives as long as the connection."""
+
+    __slots__ = (
+        "_application",
+        "_authenticator",
+        "_connecting",
+        "_connection",
+        "_deadline",
+        "_expected",
+        "_result",
+        "_timeout_s",
+        "deadline_s",
+        "reactor",
+        "trust",
+    )
 
     def __init__(
         self,
@@ -214,39 +214,88 @@ class _Initiator(_AuthenticatingFactory):
         expected: str | None,
         timeout_s: float,
     ) -> None:
-        super().__init__(reactor, authenticator, application, timeout_s)
+        self.reactor = reactor
+        self.trust = authenticator.trust
+        self.deadline_s: float | None = None  # it covers connecting, too
+        self._timeout_s = timeout_s
+        self._authenticator = authenticator
+        self._application = application
         self._expected = expected
         self._connection: AuthenticatedConnection | None = None
-        self.result: Deferred[IProtocol] = Deferred(self._cancel)
-        self.connecting: Deferred[Any] | None = None
+        self._connecting: Deferred[Any] | None = None
+        self._deadline: IDelayedCall | None = None
+        self._result: Deferred[IProtocol] | None = None
 
-    def buildProtocol(self, addr: IAddress | None) -> AuthenticatedConnection:  # type: ignore[override]
-        return AuthenticatedConnection(self, self._begin, addr)
+    def connect(self, endpoint: IStreamClientEndpoint) -> Deferred[IProtocol]:
+        """Begin the attempt."""
+        result: Deferred[IProtocol] = Deferred(self._cancelled)
+        self._result = result
+        self._deadline = self.reactor.callLater(self._timeout_s, self._late)
+        self._connecting = endpoint.connect(self)
+        self._connecting.addErrback(self._failed)
+        return result
 
-    def _begin(self, channel_binding: bytes) -> IExchange:
+    # The factory.
+
+    def doStart(self) -> None:
+        self._application.doStart()
+
+    def doStop(self) -> None:
+        self._application.doStop()
+
+    def buildProtocol(self, addr: IAddress | None) -> IProtocol:
+        return AuthenticatedConnection(self)
+
+    # The owner of the connection.
+
+    def exchange(self, channel_binding: bytes) -> IExchange:
         return self._authenticator.initiator(self._expected, channel_binding)
 
     def began(self, connection: AuthenticatedConnection) -> None:
         self._connection = connection
 
+    def authenticated(
+        self, connection: AuthenticatedConnection, address: IAddress
+    ) -> IProtocol | None:
+        return self._application.buildProtocol(address)
+
     def connected(self, connection: AuthenticatedConnection, application: IProtocol) -> None:
-        self._connection = None
-        if not self.result.called:
-            self.result.callback(application)
+        if (result := self._ended()) is not None:
+            result.callback(application)
 
     def refused(self, connection: AuthenticatedConnection, reason: Failure) -> None:
-        self._connection = None
-        self.failed(reason)
+        self._failed(reason)
 
-    def failed(self, failure: Failure) -> None:
-        """The attempt came to nothing, before or after there was a byte stream."""
-        if not self.result.called:
-            self.result.errback(failure)
+    # How the attempt ends.
 
-    def _cancel(self, result: Deferred[IProtocol]) -> None:
-        if self._connection is not None:
-            self._connection.cut(AuthenticationError("Connecting was cancelled."))
-        if self.connecting is not None:
-            self.connecting.cancel()
-        if not result.called:
-            result.errback(Failure(ConnectingCancelledError(cast(Any, None))))
+    def _ended(self) -> Deferred[IProtocol] | None:
+        """Give the result that somebody waits for, once."""
+        result, self._result = self._result, None
+        self._connection = self._connecting = None
+        if self._deadline is not None:
+            if self._deadline.active():
+                self._deadline.cancel()
+            self._deadline = None
+        return result
+
+    def _failed(self, failure: Failure) -> None:
+        if (result := self._ended()) is not None:
+            result.errback(failure)
+
+    def _late(self) -> None:
+        self._give_up(
+            late(self._timeout_s)
+            if self._connection is not None
+            else TimeoutError(f"no connection within {self._timeout_s:g} s")
+        )
+
+    def _cancelled(self, _: Deferred[IProtocol]) -> None:
+        self._give_up(ConnectingCancelledError(cast(Any, None)))
+
+    def _give_up(self, reason: Exception) -> None:
+        connection, connecting = self._connection, self._connecting
+        self._failed(Failure(reason))
+        if connection is not None:
+            connection.cut(reason)
+        elif connecting is not None:
+            connecting.cancel()

@@ -160,8 +160,7 @@ class PinExchange:
         ready.check(mechanism=MECHANISM, acceptor=str(pin), initiator=str(self._authenticator.pin))
         peer = self._authenticator.judge(pin, self._expected)  # it may have changed since
         tls.unread(reader.rest())
-        facts = {**tls.facts(), "peer_time": ready.time.isoformat()}
-        self.outcome = Authenticated(peer, MECHANISM, None, facts)
+        self.outcome = Authenticated(peer, MECHANISM, None, tls.facts())
         return b""
 
     def _judge(self, pin: Pin) -> None:
@@ -176,6 +175,7 @@ class PinExchange:
         if self.outcome is None or self._tls is None:
             raise AuthenticationError("There is no protection without an outcome.")
         tls, self._tls = self._tls, None
+        tls.peer_pin = None  # the outcome has it
         return tls
 
 

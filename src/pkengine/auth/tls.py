@@ -36,6 +36,9 @@ _RECORD = 16384
 #: How much goes through OpenSSL's memory buffers at once: they never get smaller again, so
 #: that one long message would cost its length for the rest of the connection.
 _PIECE = 8192
+_HANDSHAKE_PIECE = 512
+
+_CIPHERS = b"TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384"
 
 Judge = Callable[[Pin], None]
 
@@ -46,8 +49,9 @@ def pinned_context(key_pair: KeyPair, *, post_quantum: bool = False) -> SSL.Cont
     Args:
         key_pair: who this end is.
         post_quantum: let OpenSSL choose the key exchange, which is X25519MLKEM768 where
-            both ends have it.  It keeps those keys for as long as the connection lives,
-            8 KiB for each; else the key exchange is ECDH on P-256.
+            both ends have it, and the cipher.  It keeps those keys for as long as the
+            connection lives, 8 KiB for each.  Else the key exchange is ECDH on P-256, with
+            the ciphers of TLS 1.3 that are as strong, 128 bits, first.
     """
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
@@ -57,6 +61,7 @@ def pinned_context(key_pair: KeyPair, *, post_quantum: bool = False) -> SSL.Cont
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     if not post_quantum:
         context.set_tmp_ecdh(ec.SECP256R1())
+        context.set_tls13_ciphersuites(_CIPHERS)
     context.use_privatekey(key_pair.private_key)
     context.use_certificate(key_pair.certificate)
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verify)
@@ -121,23 +126,31 @@ class TlsSession:
         Raises:
             AuthenticationError: it failed.  `pending` has the alert for the peer.
         """
-        if data:
-            self._connection.bio_write(data)
+        try:
+            while not self._shake(data[:_HANDSHAKE_PIECE]):
+                data = data[_HANDSHAKE_PIECE:]
+                if not data:
+                    return False
+        except SSL.Error as error:
+            self._forget_judge()
+            if self._refusal is not None:
+                raise _as_refusal(self._refusal) from self._refusal
+            raise AuthenticationError(f"The TLS handshake failed: {_reason(error)}.") from error
+        self._forget_judge()
+        if len(data) > _HANDSHAKE_PIECE:
+            self._connection.bio_write(data[_HANDSHAKE_PIECE:])
+        certificate = self._connection.get_peer_certificate()
+        if certificate is None or self.peer_pin is None or _pin_of(certificate) != self.peer_pin:
+            raise AuthenticationError("The peer's certificate is not the one that was judged.")
+        return True
+
+    def _shake(self, piece: bytes) -> bool:
+        if piece:
+            self._connection.bio_write(piece)
         try:
             self._connection.do_handshake()
         except SSL.WantReadError:
             return False
-        except SSL.Error as error:
-            if self._refusal is not None:
-                raise _as_refusal(self._refusal) from self._refusal
-            raise AuthenticationError(f"The TLS handshake failed: {_reason(error)}.") from error
-        finally:
-            if self._refusal is not None:
-                self._forget_judge()
-        self._forget_judge()
-        certificate = self._connection.get_peer_certificate()
-        if certificate is None or self.peer_pin is None or _pin_of(certificate) != self.peer_pin:
-            raise AuthenticationError("The peer's certificate is not the one that was judged.")
         return True
 
     def _forget_judge(self) -> None:

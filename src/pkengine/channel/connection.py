@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import msgspec
+from msgspec import UNSET
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
@@ -29,6 +29,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pkengine.auth.peer import Authenticated
+from pkengine.channel.heartbeat import Heartbeats
 from pkengine.channel.incoming import IncomingCalls, Verbs
 from pkengine.channel.jsonrpc import (
     MalformedMessage,
@@ -64,7 +65,6 @@ class Channel:
         "_end_reason",
         "_flush_call",
         "_heard_at",
-        "_heartbeat",
         "_heartbeat_s",
         "_incoming",
         "_is_ended",
@@ -88,7 +88,6 @@ class Channel:
         self._clock = clock
         self._verbs = verbs
         self._heartbeat_s = heartbeat_s
-        self._heartbeat: IDelayedCall | None = None
         self._heard_at = 0.0
         self._is_pinged = False
         self._reader = RecordReader()
@@ -127,12 +126,15 @@ class Channel:
         """
         if self._is_ended:
             return fail(self._closed_error())
-        return self._outgoing.call(method, params, result_type, timeout_s)
+        try:
+            return self._outgoing.call(method, params, result_type, timeout_s)
+        except ChannelError as error:
+            return fail(error)
 
     def notify(self, method: str, params: Any = None) -> None:
         """Tell the peer something that it does not answer; nothing where the channel has ended."""
         if not self._is_ended:
-            self._send_message(encode_notification(method, params))
+            self.send_message(encode_notification(method, params))
 
     def close(self) -> None:
         """Send what there is to send, and end the channel; `closed` fires when it has ended."""
@@ -164,10 +166,10 @@ class Channel:
         self._transport = transport
         self.authenticated = transport.authenticated
         self._is_ended = False
-        self._incoming = IncomingCalls(self, self._verbs, self._send_message)
-        self._outgoing = OutgoingCalls(self._clock, self._send_message, self.peer_name)
+        self._incoming = IncomingCalls(self, self._verbs)
+        self._outgoing = OutgoingCalls(self, self._clock)
         self._heard_at = self._clock.seconds()
-        self._heartbeat = self._clock.callLater(self._heartbeat_s, self._beat)
+        Heartbeats.of(self._clock, self._heartbeat_s).join(self._look_for_silence)
         transport.registerProducer(self, True)
         self.connectionMade()
 
@@ -183,7 +185,10 @@ class Channel:
             for record_type, payload in self._reader.feed(data):
                 if self._is_ended:
                     return
-                self._record(record_type, payload)
+                if record_type == JSONRPC:
+                    self._message(payload)
+                else:
+                    self._record(record_type, payload)
         except ProtocolViolation as error:
             _log.warn(
                 "The channel to {peer} ends: {reason}", peer=self.peer_name, reason=str(error)
@@ -198,9 +203,7 @@ class Channel:
         self._is_ended = True
         if self._end_reason is None:
             self._end_reason = reason.value
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
-            self._heartbeat = None
+        Heartbeats.of(self._clock, self._heartbeat_s).leave(self._look_for_silence)
         if self._flush_call is not None:
             self._flush_call.cancel()
             self._flush_call = None
@@ -229,27 +232,30 @@ class Channel:
     # Records.
 
     def _record(self, record_type: int, payload: bytes) -> None:
-        if record_type == JSONRPC:
-            self._message(payload)
-        elif record_type not in (PING, PONG):
+        if record_type not in (PING, PONG):
             raise ProtocolViolation(f"A record of the unknown type {record_type} came.")
-        elif payload:
+        if payload:
             raise ProtocolViolation("A ping or pong came with a payload.")
-        elif record_type == PING:
+        if record_type == PING:
             self._send(PONG, b"")
 
     def _message(self, payload: bytes) -> None:
         try:
             message = decode_message(payload)
         except MalformedMessage as error:
-            self._send_message(error.answer)
+            self.send_message(error.answer)
             return
-        if isinstance(message.method, msgspec.UnsetType):
+        if message.method is UNSET:
             self._outgoing.answered(message)
         elif not self._incoming.received(message):
             self._transport.pauseProducing()
 
-    def _send_message(self, payload: bytes) -> None:
+    def send_message(self, payload: bytes) -> None:
+        """Send one JSON-RPC message; nothing where the channel has ended.
+
+        Raises:
+            ChannelError: it is longer than the peer takes.
+        """
         if len(payload) > MAX_PAYLOAD:
             raise ChannelError(
                 f"A message to {self.peer_name} has {len(payload)} octets: at most "
@@ -260,8 +266,7 @@ class Channel:
     def _send(self, record_type: int, payload: bytes) -> None:
         if self._is_ended:
             return
-        self._out.append(HEADER.pack(len(payload), record_type))
-        self._out.append(payload)
+        self._out += (HEADER.pack(len(payload), record_type), payload)
         if not self._is_in_turn and self._flush_call is None:
             self._flush_call = self._clock.callLater(0, self._flush_in_turn)
 
@@ -298,18 +303,12 @@ class Channel:
 
     # The heartbeat.
 
-    def _beat(self) -> None:
-        self._heartbeat = None
-        if self._is_ended:
+    def _look_for_silence(self, now: float) -> None:
+        silent_s = now - self._heard_at
+        if silent_s < self._heartbeat_s or self._is_ended:
             return
-        silent_s = self._clock.seconds() - self._heard_at
-        if silent_s < self._heartbeat_s:
-            after = self._heartbeat_s - silent_s
-        elif not self._is_pinged:
+        if not self._is_pinged:
             self._is_pinged = True
             self._send(PING, b"")
-            after = max(0.0, _DEAD_AFTER * self._heartbeat_s - silent_s)
-        else:
+        elif silent_s >= _DEAD_AFTER * self._heartbeat_s:
             self._abort(ChannelClosed(f"{self.peer_name} did not answer for {silent_s:.0f} s."))
-            return
-        self._heartbeat = self._clock.callLater(after, self._beat)

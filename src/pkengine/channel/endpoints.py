@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred, TimeoutError, gatherResults
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.interfaces import (
     IAddress,
     IListeningPort,
+    IProtocol,
+    IProtocolFactory,
     IReactorTime,
     IStreamClientEndpoint,
     IStreamServerEndpoint,
@@ -52,14 +54,12 @@ async def connect_channel(
         ChannelError: there was no connection, or not in time.
     """
     name = expected or "the peer"
-    factory = _Channels(reactor, verbs or Verbs(), heartbeat_s)
+    factory = _Dialler(reactor, verbs or Verbs(), heartbeat_s)
     connecting = AuthenticatedClientEndpoint(
         reactor, endpoint, authenticator, expected, timeout_s=timeout_s
     ).connect(factory)
     try:
-        return cast(Channel, await connecting.addTimeout(timeout_s, cast(Any, reactor)))
-    except TimeoutError as error:
-        raise ChannelError(f"No channel to {name} within {timeout_s:g} s.") from error
+        return cast(Channel, await connecting)
     except (ConnectError, ConnectionClosed) as error:
         raise ChannelError(f"No connection to {name}: {error}") from error
 
@@ -83,7 +83,7 @@ async def listen_channel(
         on_channel: is called with each channel when it is open.
         heartbeat_s: after how much silence a peer is pinged.
     """
-    factory = _Channels(reactor, verbs, heartbeat_s, on_channel)
+    factory = _Acceptors(reactor, verbs, heartbeat_s, on_channel)
     port = await AuthenticatedServerEndpoint(reactor, endpoint, authenticator).listen(factory)
     return ChannelListener(port, factory.open_channels)
 
@@ -128,12 +128,12 @@ def _when_closed(channel: Channel) -> Deferred[None]:
     return done
 
 
-class _OpenChannel(Channel):
+class _AcceptedChannel(Channel):
     """A channel that its listener knows of while it is open."""
 
     __slots__ = ("_owner",)
 
-    def __init__(self, owner: _Channels) -> None:
+    def __init__(self, owner: _Acceptors) -> None:
         super().__init__(owner.clock, owner.verbs, heartbeat_s=owner.heartbeat_s)
         self._owner = owner
 
@@ -145,8 +145,8 @@ class _OpenChannel(Channel):
         super().connectionLost(reason)
 
 
-class _Channels(Factory):
-    """Makes a channel of each authenticated connection."""
+class _Acceptors(Factory):
+    """Makes a channel of each connection of a listener."""
 
     noisy = False
 
@@ -155,7 +155,7 @@ class _Channels(Factory):
         clock: IReactorTime,
         verbs: Verbs,
         heartbeat_s: float,
-        on_channel: Callable[[Channel], None] | None = None,
+        on_channel: Callable[[Channel], None] | None,
     ) -> None:
         self.clock = clock
         self.verbs = verbs
@@ -164,9 +164,30 @@ class _Channels(Factory):
         self._on_channel = on_channel
 
     def buildProtocol(self, addr: IAddress | None) -> Channel:  # type: ignore[override]
-        return _OpenChannel(self)
+        return _AcceptedChannel(self)
 
     def opened(self, channel: Channel) -> None:
         self.open_channels.add(channel)
         if self._on_channel is not None:
             self._on_channel(channel)
+
+
+@implementer(IProtocolFactory)
+class _Dialler:
+    """Makes the channel of one connection; light, because it lives as long as that."""
+
+    __slots__ = ("_clock", "_heartbeat_s", "_verbs")
+
+    def __init__(self, clock: IReactorTime, verbs: Verbs, heartbeat_s: float) -> None:
+        self._clock = clock
+        self._verbs = verbs
+        self._heartbeat_s = heartbeat_s
+
+    def doStart(self) -> None:
+        """Nothing is kept."""
+
+    def doStop(self) -> None:
+        """Nothing is kept."""
+
+    def buildProtocol(self, addr: IAddress | None) -> IProtocol:
+        return Channel(self._clock, self._verbs, heartbeat_s=self._heartbeat_s)

@@ -84,15 +84,13 @@ class IncomingCalls:
     Args:
         channel: where they come from, for handlers.
         verbs: what is answered.
-        send: sends one JSON-RPC message.
     """
 
-    __slots__ = ("_channel", "_is_blocked", "_kept", "_kept_octets", "_running", "_send", "_verbs")
+    __slots__ = ("_channel", "_is_blocked", "_kept", "_kept_octets", "_running", "_verbs")
 
-    def __init__(self, channel: Channel, verbs: Verbs, send: Callable[[bytes], None]) -> None:
+    def __init__(self, channel: Channel, verbs: Verbs) -> None:
         self._channel = channel
         self._verbs = verbs
-        self._send = send
         self._is_blocked = False
         self._running: dict[object, Deferred[Any]] = {}
         self._kept: deque[Message] | None = None
@@ -154,7 +152,9 @@ class IncomingCalls:
             if len(kept) < len(self._kept):
                 self._kept = deque(kept)
                 self._kept_octets = sum(len(other.params) for other in kept)
-                self._send(encode_error(call_id.id, CANCELLED, "The call was cancelled."))
+                self._channel.send_message(
+                    encode_error(call_id.id, CANCELLED, "The call was cancelled.")
+                )
                 return
         if (running := self._running.get(call_id.id)) is not None:
             running.cancel()
@@ -185,7 +185,7 @@ class IncomingCalls:
         except Exception:
             self._failed(Failure(), message)
             return
-        if isinstance(result, Awaitable):
+        if hasattr(result, "__await__"):
             self._await(result, message)
         else:
             self._succeeded(result, message)
@@ -228,7 +228,7 @@ class IncomingCalls:
             )
             self._refuse(message, INTERNAL_ERROR, "The result is too long to be sent.")
             return
-        self._send(answer)
+        self._channel.send_message(answer)
 
     def _failed(self, failure: Failure, message: Message) -> None:
         error = failure.value
@@ -251,7 +251,7 @@ class IncomingCalls:
                 reason=reason,
             )
         else:
-            self._send(encode_error(call_id, code, reason, data))
+            self._channel.send_message(encode_error(call_id, code, reason, data))
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:

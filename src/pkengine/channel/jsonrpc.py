@@ -10,6 +10,7 @@ import functools
 from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET
 
 from pkengine.errors import ProtocolViolation
 
@@ -43,11 +44,11 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     """Any message that comes in; which one it is, its members tell."""
 
     jsonrpc: Literal["2.0"]
-    id: CallId | msgspec.UnsetType | None = msgspec.UNSET
-    method: str | msgspec.UnsetType = msgspec.UNSET
+    id: CallId | msgspec.UnsetType | None = UNSET
+    method: str | msgspec.UnsetType = UNSET
     params: msgspec.Raw = msgspec.Raw()
     result: msgspec.Raw = msgspec.Raw()
-    error: ErrorObject | msgspec.UnsetType = msgspec.UNSET
+    error: ErrorObject | msgspec.UnsetType = UNSET
 
 
 class Cancel(msgspec.Struct, frozen=True):
@@ -91,12 +92,12 @@ _decode_id = msgspec.json.Decoder(_OnlyId).decode
 
 def encode_request(call_id: int, method: str, params: Any) -> bytes:
     """Encode a call; params None leaves the member out."""
-    return _encode(_Request(call_id, method, msgspec.UNSET if params is None else params))
+    return _encode(_Request(call_id, method, UNSET if params is None else params))
 
 
 def encode_notification(method: str, params: Any) -> bytes:
     """Encode a notification, which has no id and gets no answer."""
-    return _encode(_Request(msgspec.UNSET, method, msgspec.UNSET if params is None else params))
+    return _encode(_Request(UNSET, method, UNSET if params is None else params))
 
 
 def encode_result(call_id: CallId, result: Any) -> bytes:
@@ -127,8 +128,8 @@ def decode_message(payload: bytes) -> Message:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         answer = encode_error(None, PARSE_ERROR, "Parse error: the payload is not JSON.")
         raise MalformedMessage(answer) from error
-    if message.method is msgspec.UNSET:
-        if (message.error is msgspec.UNSET) is not bool(message.result):
+    if message.method is UNSET:
+        if (message.error is UNSET) is not bool(message.result):
             raise ProtocolViolation("The peer sent a message that is no request and no response.")
     elif message.id is None:
         reason = "Invalid request: an id of null cannot be answered."

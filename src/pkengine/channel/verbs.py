@@ -132,9 +132,14 @@ class AddKey(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=
 
 
 class RemoveKey(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """The parameters of ``Keys.remove``."""
+    """The parameters of ``Keys.remove``.
+
+    Attributes:
+        may_be_last: the caller knows that no engine may be able to reach the host afterwards.
+    """
 
     pin: str
+    may_be_last: bool = False
 
 
 class AgentVersion(msgspec.Struct, frozen=True, rename="camel"):

@@ -1,0 +1,195 @@
+"""Private memory of one process for each idle connection it holds.
+
+    python benchmarks/idle_memory.py [--connections N]
+
+One after the other: plain TCP, Twisted's own TLS, channels that were accepted and channels
+that were dialled.  The process that is measured holds only its own ends; the other ends
+are in a second process.  What counts is Private_Clean and Private_Dirty of
+smaps_rollup, after the connections less before the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import react
+from twisted.protocols.tls import TLSMemoryBIOFactory
+
+from pkengine.auth import MemoryTrustStore, PinAuthenticator, TrustedPeer
+from pkengine.channel import Verbs, connect_channel, listen_channel
+from rpc import PinnedTls, key_pairs
+
+KINDS = {
+    "plain TCP, accepted": ("plain", "listen"),
+    "Twisted TLS, accepted": ("tls", "listen"),
+    "channel, accepted": ("channel", "listen"),
+    "channel, dialled": ("channel", "dial"),
+}
+GOAL_KIB = 36
+WARM_UP = 20
+AT_ONCE = 16
+
+
+class Greeter(Protocol):
+    """Says one octet, so that the other end knows that the connection is up."""
+
+    def connectionMade(self) -> None:
+        self.transport.write(b"k")
+
+
+class Greeted(Protocol):
+    def connectionMade(self) -> None:
+        self.greeted: Deferred[None] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.greeted.callback(None)
+
+
+class Ends:
+    """How the ends of one kind of connection listen and dial."""
+
+    def __init__(self, kind: str, directory: Path) -> None:
+        self.kind = kind
+        self.server, self.client = key_pairs(directory)
+        self.verbs = Verbs()
+        self.verbs.add("echo", dict, lambda params, _: params)
+        self.dialler = PinAuthenticator(
+            self.client, MemoryTrustStore([TrustedPeer("server", self.server.pin)])
+        )
+        self.acceptor = PinAuthenticator(
+            self.server, MemoryTrustStore([TrustedPeer("client", self.client.pin)])
+        )
+        self.kept: list[Any] = []
+
+    async def listen(self) -> int:
+        endpoint = TCP4ServerEndpoint(reactor, 0, backlog=1024, interface="127.0.0.1")
+        if self.kind == "channel":
+            port = await listen_channel(reactor, endpoint, self.acceptor, verbs=self.verbs)
+        else:
+            factory: Any = Factory.forProtocol(Greeter)
+            factory.noisy = False
+            if self.kind == "tls":
+                tls = PinnedTls(self.server, self.client.pin)
+                factory = TLSMemoryBIOFactory(tls, False, factory)
+            port = await endpoint.listen(factory)
+        return port.getHost().port
+
+    async def dial(self, port: int) -> None:
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
+        if self.kind == "channel":
+            self.kept.append(
+                await connect_channel(
+                    reactor, endpoint, self.dialler, expected="server", verbs=self.verbs
+                )
+            )
+            return
+        factory: Any = Factory.forProtocol(Greeted)
+        factory.noisy = False
+        if self.kind == "tls":
+            tls = PinnedTls(self.client, self.server.pin)
+            factory = TLSMemoryBIOFactory(tls, True, factory)
+        protocol = await endpoint.connect(factory)
+        await getattr(protocol, "wrappedProtocol", protocol).greeted
+        self.kept.append(protocol)
+
+    async def dial_many(self, port: int, count: int) -> None:
+        left = count
+
+        async def dial_some() -> None:
+            nonlocal left
+            while left:
+                left -= 1
+                await self.dial(port)
+
+        await gatherResults([ensureDeferred(dial_some()) for _ in range(AT_ONCE)])
+
+
+async def take_part(part: str, kind: str, directory: Path, port: int, count: int) -> None:
+    """Be one of the two processes, until killed."""
+    ends = Ends(kind, directory)
+    if part == "listen":
+        print(await ends.listen(), flush=True)
+    else:
+        await ends.dial_many(port, WARM_UP)  # what is made once is made now
+        for step in (count, 0):
+            print("ready", flush=True)
+            sys.stdin.readline()
+            await ends.dial_many(port, step)
+    await Deferred()
+
+
+def start(directory: str, *arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, __file__, "--directory", directory, "--part", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+
+
+def private_kib(process: subprocess.Popen[bytes]) -> int:
+    lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+
+
+def measure(directory: str, kind: str, measured: str, count: int) -> float:
+    """Give the KiB of one connection in the process that is measured."""
+    listener = start(directory, "listen", kind, "0", "0")
+    dialler = None
+    try:
+        port = listener.stdout.readline().decode().strip()
+        dialler = start(directory, "dial", kind, port, str(count))
+        process = listener if measured == "listen" else dialler
+        dialler.stdout.readline()
+        before = private_kib(process)
+        dialler.stdin.write(b"\n")
+        dialler.stdin.flush()
+        dialler.stdout.readline()
+        return (private_kib(process) - before) / count
+    finally:
+        for child in (listener, dialler):
+            if child is not None:
+                child.kill()
+                child.communicate()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--connections", type=int, default=2000)
+    parser.add_argument("--part", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--directory", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if options.connections + 100 > most:
+        parser.error(f"this process may open {most} files only: see 'ulimit -Hn'")
+    if options.part:
+        part, kind, port, count = options.part
+        react(
+            lambda _: ensureDeferred(
+                take_part(part, kind, Path(options.directory), int(port), int(count))
+            )
+        )
+    with tempfile.TemporaryDirectory() as directory:
+        key_pairs(Path(directory))
+        found = {}
+        for title, (kind, measured) in KINDS.items():
+            found[title] = measure(directory, kind, measured, options.connections)
+            print(f"{title:24s} {found[title]:6.1f} KiB a connection", flush=True)
+    ratio = found["channel, accepted"] / found["Twisted TLS, accepted"]
+    print(f"channel / Twisted TLS: {ratio:.2f}")
+    worst = max(found["channel, accepted"], found["channel, dialled"])
+    print(f"channel: {worst:.1f} KiB (goal: at most {GOAL_KIB} at 2,000)")
+
+
+if __name__ == "__main__":
+    main()
