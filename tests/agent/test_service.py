@@ -256,9 +256,10 @@ class StartTests(AgentTestCase):
         self.assertFalse((folder / "pid").exists())
 
     async def test_what_is_no_endpoint_ends_it_with_one_sentence(self) -> None:
-        output = await self.refusal("nonsense:1")
-        self.assertEqual(output.count("\n"), 1)
-        self.assertIn("pkagent: Cannot listen on 'nonsense:1'", output)
+        for endpoint in ("nonsense:1", "systemd:domain=INET6:index=0"):
+            output = await self.refusal(endpoint)
+            self.assertEqual(output.count("\n"), 1)
+            self.assertIn(f"pkagent: Cannot listen on '{endpoint}'", output)
 
     async def test_second_agent_leaves_the_first_one_alone(self) -> None:
         first = start_agent(self, self.state.directory)

@@ -55,7 +55,7 @@ def listening_endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
         return cast(IStreamServerEndpoint, serverFromString(reactor, text))
     except (ValueError, TypeError, LookupError) as error:
         raise AgentError(
-            f"Cannot listen on {text!r}: expected a port such as {DEFAULT_PORT}, or an "
+            f"Cannot listen on {text!r} ({error}): expected a port such as {DEFAULT_PORT}, or an "
             f"endpoint such as 'tcp:{DEFAULT_PORT}:interface=127.0.0.1'."
         ) from error
 

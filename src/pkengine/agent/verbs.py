@@ -94,7 +94,7 @@ def engine_verbs(host: Host, keys: AcceptedKeys) -> Verbs:
         return keys.add(request, by=channel.peer_name)
 
     def remove_key(request: RemoveKey, channel: Channel) -> AcceptedKey:
-        return keys.remove(request, by=channel.peer_name, may_be_last=False)
+        return keys.remove(request, by=channel.peer_name, may_be_last=request.may_be_last)
 
     verbs = Verbs()
     verbs.add(PING, Nothing, lambda _, __: None)

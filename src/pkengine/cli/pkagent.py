@@ -134,7 +134,7 @@ def status(state: StateFolder, as_json: bool) -> None:
     show(f"Agent key   {found.pin}")
     show(f"State       {found.state}")
     show(f"Listening   {', '.join(map(str, found.listening))}")
-    show(f"Accepts     {len(found.engines)} keys; see: pkagent keys list")
+    show(f"Keys        accepted: {len(found.engines)}; see: pkagent keys list")
     for one in found.connections:
         show(f"Connected   {one.name} from {one.address} since {_local(one.since)}")
     if not found.connections:
