@@ -2,7 +2,7 @@
 
 A request passes `application` (routing, login, faults), then one of `hosts`, `events`,
 `clusters`, `jobs`, `root`.  What their answers look like is declared in `elements` and
-written by `xml_form` or `json_form`.
+`host_elements`, and written by `xml_form` or `json_form`.
 """
 
 from __future__ import annotations

@@ -13,16 +13,8 @@ from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.jobs import Jobs
 from pkengine.engine.model import DEFAULT_AGENT_PORT, Host, HostChange, Job, NewHost, SshLogin
 from pkengine.engine.rest.call import Answer, Call, Route
-from pkengine.engine.rest.elements import (
-    ACTION,
-    EMPTY_COLLECTIONS,
-    HOST,
-    JOB,
-    SSH_KEY,
-    STATISTIC,
-    ActionResult,
-    Statistic,
-)
+from pkengine.engine.rest.elements import ACTION, JOB, SSH_KEY, ActionResult
+from pkengine.engine.rest.host_elements import EMPTY_COLLECTIONS, HOST, STATISTIC, Statistic
 from pkengine.engine.rest.schema import (
     GUID,
     PORT,

@@ -1,0 +1,294 @@
+"""The elements of hosts: oVirt's Host, with what is added to it, and its statistics."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from operator import attrgetter
+
+from pkengine.engine.model import Host, HostStatus
+from pkengine.engine.rest.elements import (
+    CLUSTER_REFERENCE,
+    SSH,
+    always,
+    itself,
+    only,
+    text_of,
+)
+from pkengine.engine.rest.schema import (
+    BOOLEAN,
+    DECIMAL,
+    INTEGER,
+    LINE,
+    PORT,
+    SECRET,
+    TEXT,
+    Element,
+    Enumerated,
+    Field,
+    ListOf,
+    ignored,
+)
+
+_MEBIBYTE = 1024 * 1024
+
+TRUST = Element(
+    "trust",
+    fields=(
+        Field("mechanism", LINE, attrgetter("mechanism")),
+        Field("pins", ListOf("pin", LINE), attrgetter("pins")),
+    ),
+)
+
+_CPU = Element(
+    "cpu",
+    fields=(
+        Field("architecture", LINE, attrgetter("architecture")),
+        Field("name", LINE, attrgetter("cpu_model")),
+        Field("speed", DECIMAL, lambda found: found.cpu_speed or None),
+        Field(
+            "topology",
+            Element(
+                "topology",
+                fields=(
+                    Field("sockets", INTEGER, attrgetter("cpu_sockets")),
+                    Field(
+                        "cores",
+                        INTEGER,
+                        lambda found: max(found.cpu_cores // max(found.cpu_sockets, 1), 1),
+                    ),
+                    Field(
+                        "threads",
+                        INTEGER,
+                        lambda found: max(found.cpu_threads // max(found.cpu_cores, 1), 1),
+                    ),
+                ),
+            ),
+            itself,
+        ),
+    ),
+)
+
+_HARDWARE = Element(
+    "hardware_information",
+    fields=(
+        Field("manufacturer", TEXT, text_of("system_manufacturer")),
+        Field("product_name", TEXT, text_of("system_product_name")),
+        Field("version", TEXT, text_of("system_version")),
+        Field("serial_number", TEXT, text_of("system_serial_number")),
+        Field("uuid", TEXT, text_of("system_uuid")),
+        Field("family", TEXT, text_of("system_family")),
+    ),
+)
+
+_OPERATING_SYSTEM = Element(
+    "os",
+    fields=(
+        # Clients split this text, so it is there even when it is empty.
+        Field("custom_kernel_cmdline", TEXT, always("")),
+        Field(
+            "reported_kernel_cmdline",
+            TEXT,
+            lambda host: host.capabilities and (host.capabilities.kernel_args or None),
+        ),
+        Field(
+            "type",
+            LINE,
+            lambda host: host.capabilities and host.capabilities.operating_system.name,
+        ),
+        Field(
+            "version",
+            Element(
+                "version",
+                fields=(Field("full_version", LINE, attrgetter("version")),),
+            ),
+            lambda host: host.capabilities and host.capabilities.operating_system,
+        ),
+    ),
+)
+
+_POWER_MANAGEMENT = Element(
+    "power_management",
+    fields=(
+        Field("enabled", BOOLEAN, always(False)),
+        Field("automatic_pm_enabled", BOOLEAN, always(False)),
+        Field("kdump_detection", BOOLEAN, always(False)),
+    ),
+)
+
+_SPM = Element(
+    "spm",
+    fields=(
+        Field("priority", INTEGER, always(5)),
+        Field("status", LINE, always("none")),
+    ),
+)
+
+_SUMMARY = Element(
+    "summary",
+    fields=tuple(Field(name, INTEGER, always(0)) for name in ("active", "migrating", "total")),
+)
+
+_ENABLED = Field("enabled", BOOLEAN, always(False))
+
+HOST_ACTIONS = ("activate", "deactivate", "install")
+
+#: Sub-collections that clients follow and that are empty here: the last part of the path,
+#: the element around and the element of one.
+EMPTY_COLLECTIONS = {
+    "affinitylabels": ("affinity_labels", "affinity_label"),
+    "cpuunits": ("host_cpu_units", "host_cpu_unit"),
+    "devices": ("host_devices", "host_device"),
+    "externalnetworkproviderconfigurations": (
+        "external_network_provider_configurations",
+        "external_network_provider_configuration",
+    ),
+    "fenceagents": ("agents", "agent"),
+    "hooks": ("hooks", "hook"),
+    "katelloerrata": ("katello_errata", "katello_erratum"),
+    "networkattachments": ("network_attachments", "network_attachment"),
+    "nics": ("host_nics", "host_nic"),
+    "numanodes": ("host_numa_nodes", "host_numa_node"),
+    "permissions": ("permissions", "permission"),
+    "storage": ("host_storages", "host_storage"),
+    "storageconnectionextensions": (
+        "storage_connection_extensions",
+        "storage_connection_extension",
+    ),
+    "tags": ("tags", "tag"),
+    "unmanagednetworks": ("unmanaged_networks", "unmanaged_network"),
+}
+
+HOST = Element(
+    "host",
+    "hosts",
+    id=attrgetter("id"),
+    href=lambda host: f"/hosts/{host.id}",
+    actions=HOST_ACTIONS,
+    collections=("statistics", "jobs", *EMPTY_COLLECTIONS),
+    fields=(
+        Field("name", LINE, attrgetter("name"), is_read=True),
+        Field("comment", TEXT, attrgetter("comment"), is_read=True),
+        Field("description", TEXT, attrgetter("description"), is_read=True),
+        Field("address", LINE, attrgetter("address"), is_read=True),
+        Field("port", PORT, attrgetter("port"), is_read=True),
+        Field("cluster", CLUSTER_REFERENCE, itself, is_read=True),
+        Field("status", Enumerated(HostStatus), attrgetter("status")),
+        Field("status_detail", TEXT, text_of("status_detail")),
+        Field("external_status", LINE, always("ok")),
+        Field("root_password", SECRET, is_read=True),
+        Field("ssh", SSH, attrgetter("ssh"), is_read=True),
+        Field("trust", TRUST, itself),
+        Field("reinstallation_required", BOOLEAN, attrgetter("reinstallation_required")),
+        Field("update_available", BOOLEAN, always(False)),
+        Field("protocol", LINE, always("stomp")),
+        Field("type", LINE, always("rhel")),
+        Field("agent_version", LINE, text_of("agent_version")),
+        Field("os", _OPERATING_SYSTEM, itself),
+        Field("cpu", _CPU, attrgetter("capabilities")),
+        Field(
+            "memory",
+            INTEGER,
+            lambda host: host.capabilities.mem_size * _MEBIBYTE if host.capabilities else 0,
+        ),
+        Field(
+            "max_scheduling_memory",
+            INTEGER,
+            lambda host: host.capabilities.mem_size * _MEBIBYTE if host.capabilities else 0,
+        ),
+        Field("hardware_information", _HARDWARE, attrgetter("hardware")),
+        Field(
+            "kdump_status",
+            LINE,
+            lambda host: host.capabilities.kdump_status if host.capabilities else "unknown",
+        ),
+        Field(
+            "se_linux",
+            only("se_linux", Field("mode", LINE, attrgetter("selinux"))),
+            attrgetter("capabilities"),
+        ),
+        Field("summary", _SUMMARY, itself),
+        Field("power_management", _POWER_MANAGEMENT, itself),
+        Field("spm", _SPM, itself),
+        Field("ksm", only("ksm", _ENABLED), itself),
+        Field("transparent_hugepages", only("transparent_hugepages", _ENABLED), itself),
+        Field("device_passthrough", only("device_passthrough", _ENABLED), itself),
+        Field("auto_numa_status", LINE, always("unknown")),
+        Field("numa_supported", BOOLEAN, always(False)),
+        Field("network_operation_in_progress", BOOLEAN, always(False)),
+        Field("ovn_configured", BOOLEAN, always(False)),
+        Field("vgpu_placement", LINE, always("consolidated")),
+        *ignored(
+            "affinity_labels",
+            "agents",
+            "certificate",
+            "cpu_units",
+            "devices",
+            "display",
+            "external_host_provider",
+            "external_network_provider_configurations",
+            "hooks",
+            "host_numa_nodes",
+            "hosted_engine",
+            "iscsi",
+            "katello_errata",
+            "libvirt_version",
+            "network_attachments",
+            "nics",
+            "numa_nodes",
+            "override_iptables",
+            "permissions",
+            "statistics",
+            "storage_connection_extensions",
+            "storages",
+            "tags",
+            "unmanaged_networks",
+            "version",
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistic:
+    """One number about a host, with its unit (oVirt's StatisticUnit)."""
+
+    host: Host
+    name: str
+    description: str
+    unit: str
+    value: float
+
+    @property
+    def id(self) -> uuid.UUID:
+        """The same for the same number of the same host, always."""
+        return uuid.uuid5(self.host.id, self.name)
+
+
+STATISTIC = Element(
+    "statistic",
+    "statistics",
+    id=attrgetter("id"),
+    href=lambda statistic: f"/hosts/{statistic.host.id}/statistics/{statistic.id}",
+    fields=(
+        Field("name", LINE, attrgetter("name")),
+        Field("description", TEXT, attrgetter("description")),
+        Field("kind", LINE, always("gauge")),
+        Field("type", LINE, lambda s: "integer" if float(s.value).is_integer() else "decimal"),
+        Field("unit", LINE, attrgetter("unit")),
+        Field(
+            "values",
+            ListOf("value", Element("value", fields=(Field("datum", DECIMAL, itself),))),
+            lambda statistic: (statistic.value,),
+        ),
+        Field(
+            "host",
+            Element(
+                "host",
+                id=lambda s: s.host.id,
+                href=lambda s: f"/hosts/{s.host.id}",
+            ),
+            itself,
+        ),
+    ),
+)
