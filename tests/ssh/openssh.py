@@ -6,6 +6,7 @@ Only public keys of the same user can log in: passwords need root.
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from twisted.internet import reactor as default_reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import Factory, ProcessProtocol, Protocol
 
 from pkengine.keys import SshPublicKey
@@ -137,5 +139,6 @@ class OpenSshServer:
         await self._listening.stopListening()
         processes = list(self.processes)
         for process in processes:
-            process.transport.signalProcess("KILL")
+            with contextlib.suppress(ProcessExitedAlready):
+                process.transport.signalProcess("KILL")
         await gatherResults([process.ended for process in processes])

@@ -87,10 +87,13 @@ class HostKeyPolicy:
 
     @property
     def expected_keys(self) -> tuple[SshPublicKey, ...]:
-        """The keys of which the host must show one; empty where their types are not known."""
-        if isinstance(self.given, SshPublicKey):
-            return (self.given,)
-        return () if self.given is not None else self.stored
+        """The keys of which the host must show one; empty where none of them is known.
+
+        A given fingerprint may be that of a stored key, and then tells the type too.
+        """
+        if isinstance(self.given, SshFingerprint):
+            return tuple(key for key in self.stored if self.given.matches(key))
+        return self.stored if self.given is None else (self.given,)
 
     @property
     def key_types(self) -> tuple[str, ...]:
@@ -176,7 +179,9 @@ class HostKeyVerifier:
         Returns:
             False where that is pointless, because the type was known or none is left.
         """
-        if self._policy.source != "given_fingerprint" or not self._untried:
+        if self._policy.source != "given_fingerprint" or self._policy.expected_keys:
+            return False
+        if not self._untried:
             return False
         self.key_types, self._untried = self._untried[:1], self._untried[1:]
         return True
@@ -207,7 +212,7 @@ class HostKeyVerifier:
 
     def _type_unavailable(self, algorithms: Sequence[str]) -> HostKeyRefused:
         offers = readable(", ".join(algorithms)) or "none that is understood here"
-        if self._policy.source in ("given_fingerprint", "first_use"):
+        if not self._policy.expected_keys:
             return HostKeyTypeUnavailable(
                 f"{self._where} has no SSH host key of a type that is accepted: expected one of "
                 f"{', '.join(self.key_types)}, but it offers {offers}. Neither user name nor "

@@ -67,6 +67,11 @@ class ConnectionService(SSHConnection):
         super().serviceStarted()
         self.transport.on_writable = self._writable
 
+    def openChannel(self, channel: CommandChannel, extra: bytes = b"") -> None:
+        """Ask the host for a channel."""
+        channel.conn = self
+        super().openChannel(channel, extra)
+
     def _writable(self) -> None:
         for channel in list(self.channels.values()):
             channel.pump()

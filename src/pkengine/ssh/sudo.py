@@ -12,25 +12,36 @@ import enum
 import re
 import shlex
 
-from pkengine.errors import SudoRefused
+from pkengine.errors import SudoNotAllowed, SudoRefused
 from pkengine.keys import Secret
 from pkengine.ssh.wire import readable
 
 #: What sudo says, in the C locale, and what that means.
-_MEANINGS = (
-    (r"not in the sudoers file", "the user {user} is not in the host's sudoers file"),
+_MEANINGS: tuple[tuple[str, type[SudoRefused], str], ...] = (
+    (
+        r"not in the sudoers file",
+        SudoNotAllowed,
+        "the user {user} is not in the host's sudoers file",
+    ),
     (
         r"is not allowed to (execute|run)|may not run sudo",
+        SudoNotAllowed,
         "the host's sudoers file does not allow {user} to run commands as root",
     ),
     (
         r"must have a tty",
+        SudoRefused,
         "the host's sudoers file has 'requiretty', and no terminal is used here; add "
         "'Defaults:{user} !requiretty'",
     ),
-    (r"account.*(expired|locked)|password.*expired", "the account of {user} is not usable"),
+    (
+        r"account.*(expired|locked)|password.*expired",
+        SudoRefused,
+        "the account of {user} is not usable",
+    ),
     (
         r"sudo\W*\s(command )?not found|No such file or directory.*sudo|sudo.*No such file",
+        SudoNotAllowed,
         "sudo is not installed there",
     ),
 )
@@ -112,14 +123,12 @@ class SudoDialogue:
             how: what became of it, such as "it ended with exit status 1".
         """
         said = self._said.decode("utf-8", "replace")
-        for pattern, meaning in _MEANINGS:
+        for pattern, kind, meaning in _MEANINGS:
             if re.search(pattern, said, re.IGNORECASE):
-                return self._refused(meaning.format(user=self._user))
+                return self._refused(meaning.format(user=self._user), kind)
         return self._refused(how)
 
-    def _refused(self, why: str) -> SudoRefused:
+    def _refused(self, why: str, kind: type[SudoRefused] = SudoRefused) -> SudoRefused:
         said = readable(self._said)
         words = f" It says: '{said}'." if said else ""
-        return SudoRefused(
-            f"sudo on {self._where} does not let {self._user} become root: {why}.{words}"
-        )
+        return kind(f"sudo on {self._where} does not let {self._user} become root: {why}.{words}")

@@ -101,15 +101,12 @@ class SshTransport(SSHClientTransport):
             "ecdh-sha2-nistp256",
             "ecdh-sha2-nistp384",
             "ecdh-sha2-nistp521",
-            "diffie-hellman-group-exchange-sha256",
             _STRICT_CLIENT,
         )
     )
     supportedCiphers = _names(CIPHERS)
     supportedMACs = _names(MACS)
     supportedCompressions = _names(("none",))
-    _dhMinimalGroupSize = 2048
-    _dhPreferredGroupSize = 3072
 
     def __init__(self, where: str, verifier: IHostKeyVerifier) -> None:
         self.where = where
@@ -265,6 +262,8 @@ class SshTransport(SSHClientTransport):
             raise MalformedMessage(f"message {messageNum} outside a key exchange")
         if self._strict and not self._is_secure and not 20 <= messageNum <= 49 and messageNum != 1:
             raise MalformedMessage(f"message {messageNum} within the first key exchange")
+        if messageNum >= 50 and self.service is None:
+            raise MalformedMessage(f"message {messageNum} before any service")
         super().dispatchMessage(messageNum, payload)
 
     def sendUnimplemented(self) -> None:
@@ -359,15 +358,12 @@ class SshTransport(SSHClientTransport):
             )
 
     def ssh_KEX_DH_GEX_GROUP(self, packet: bytes) -> Any:
-        """Take message 31: the host's key, but a group where that was asked for."""
-        if not self.kexAlg.startswith(b"diffie-hellman-group-exchange"):
-            self._check_algorithms(packet)
-        return super().ssh_KEX_DH_GEX_GROUP(packet)
+        """Take message 31, which is KEX_ECDH_REPLY in the exchanges that are offered.
 
-    def ssh_KEX_DH_GEX_REPLY(self, packet: bytes) -> Any:
-        """Take message 33: the host's key after a group was asked for."""
+        Groups over finite fields are not: their arithmetic holds up the reactor for seconds.
+        """
         self._check_algorithms(packet)
-        return super().ssh_KEX_DH_GEX_REPLY(packet)
+        return super().ssh_KEX_DH_GEX_GROUP(packet)
 
     def _check_algorithms(self, packet: bytes) -> None:
         """See that key and signature are of the kind that was negotiated.
@@ -412,7 +408,7 @@ class SshTransport(SSHClientTransport):
             self._is_secure = True
             assert self._host_key is not None
             self._ask_for_key_types(self._host_key.key_type)
-            self.stage = "its answer"
+            self.stage = "its consent to a login"
             self.secured.callback(None)
 
     # Services.
