@@ -46,6 +46,7 @@ async def _drop_key(access: HostAccess, host: Host, own_pin: Pin) -> None:
     try:
         # The agent closes the connections of a key that it drops: this one, maybe unanswered.
         with contextlib.suppress(ChannelClosed):
-            await channel.call(KEYS_REMOVE, RemoveKey(pin=str(own_pin)), timeout_s=TIMEOUT_S)
+            request = RemoveKey(pin=str(own_pin), may_be_last=True)
+            await channel.call(KEYS_REMOVE, request, timeout_s=TIMEOUT_S)
     finally:
         channel.close()
