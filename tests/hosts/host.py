@@ -181,6 +181,10 @@ class Host:
             "pgrep -f '^sshd: ' | grep -vx \"$(cat /run/sshd.pid)\" | xargs -r kill -KILL"
         )
 
+    async def ssh_log(self) -> str:
+        """Give what its SSH server saw, without systemd: who came, as whom, and how."""
+        return await self.run("cat /var/log/sshd.log")
+
     # Its link.
 
     async def cut(self) -> None:

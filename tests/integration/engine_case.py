@@ -102,7 +102,8 @@ class EngineTestCase(unittest.TestCase):
     async def add(self, new: NewHost) -> tuple[Host, Job]:
         """Add a host and wait until its installation has ended, well or not."""
         host, job = await self.engine.hosts.add(new, ADMIN)
-        return await self.engine.hosts.get(host.id), await self.ended(job)
+        ended = await self.ended(job)
+        return await self.engine.hosts.get(host.id), ended
 
     async def add_up(self, host: TestHost, **options: str) -> Host:
         """Add a host and wait until it is up."""
@@ -174,7 +175,7 @@ class EngineTestCase(unittest.TestCase):
         """Check that the engine has no row for these hosts, and that they have no agent."""
         self.assertEqual([], await self.engine.hosts.list())
         for host in hosts:
-            self.assertEqual("", await host.run("pgrep -f pkagent || true"))
+            self.assertEqual("", await host.run("pgrep -f [p]kagent || true"))
             self.assertFalse((host.root / "opt/pkagent").exists())
             self.assertFalse((host.root / "root/.ssh/authorized_keys").exists())
 

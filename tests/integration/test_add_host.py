@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from twisted.internet.defer import ensureDeferred, gatherResults
+
 from pkengine.engine.events import EventCode
 from pkengine.engine.model import HostKeySource, HostStatus, SshLogin, StepStatus
 from pkengine.errors import (
@@ -9,7 +11,6 @@ from pkengine.errors import (
     HostKeyMismatch,
     HostUnreachable,
     SshAuthenticationFailed,
-    SudoRefused,
 )
 from pkengine.keys import Pin, Secret, SshFingerprint
 from tests.hosts import Host as TestHost
@@ -25,6 +26,11 @@ async def agent_pin(host: TestHost, state: str = STATE) -> Pin:
         " | openssl dgst -sha256 -binary | base64"
     )
     return Pin.parse(f"sha256//{digest.strip()}")
+
+
+async def agent_user(host: TestHost) -> str:
+    """Give as whom the agent runs."""
+    return (await host.run("ps -o user= -p $(pgrep -f [p]kagent)")).strip()
 
 
 class AddedTests(EngineTestCase):
@@ -70,7 +76,7 @@ class AddedTests(EngineTestCase):
         host = await self.host("one")
         added = await self.add_up(host, user="admin")
         self.assertEqual((await agent_pin(host),), added.pins)
-        self.assertEqual("root\n", await host.run("ps -o user= -C twistd -C python3 | sort -u"))
+        self.assertEqual("root", await agent_user(host))
         self.assertIn("Accepted password for admin", await host.ssh_log())
 
     async def test_a_user_without_root_installs_below_the_own_home(self) -> None:
@@ -78,7 +84,7 @@ class AddedTests(EngineTestCase):
         added = await self.add_up(host, user="nosudo")
         state = "/home/nosudo/.local/share/pkagent/state"
         self.assertEqual((await agent_pin(host, state),), added.pins)
-        self.assertEqual("nosudo\n", await host.run("ps -o user= -C twistd -C python3 | sort -u"))
+        self.assertEqual("nosudo", await agent_user(host))
         self.assertFalse((host.root / "opt/pkagent").exists())
 
     async def test_the_fingerprint_of_any_key_of_the_host_will_do(self) -> None:
@@ -113,11 +119,16 @@ class AddedTests(EngineTestCase):
         host = await self.host("one")
         added = await self.maintain(await self.add_up(host))
         await self.engine.hosts.remove(added.id, ADMIN)
+        await self.assert_event(
+            EventCode.HOST_REMOVED,
+            "Host one was removed by admin@internal",
+            "accepts the key of this engine no longer",
+        )
         self.assertEqual([], await self.engine.hosts.list())
         self.assertNotIn(
             str(self.engine.key_pair.pin), await host.run(f"cat {STATE}/authorized_engines")
         )
-        await self.assert_event(EventCode.HOST_REMOVED, "Host one was removed by admin@internal")
+
 
 
 class RefusedTests(EngineTestCase):
@@ -162,11 +173,17 @@ class RefusedTests(EngineTestCase):
     async def test_two_adds_of_one_address_at_once_make_one_host(self) -> None:
         host = await self.host("one")
         request = await self.request(host)
-        first, _ = await self.engine.hosts.add(request, ADMIN), None
-        with self.assertRaises(Conflict):
-            await self.engine.hosts.add(request, ADMIN)
-        self.assertEqual([first[0].id], [found.id for found in await self.engine.hosts.list()])
-        await self.until(first[0].id, HostStatus.UP)
+        (added, job), refusal = await gatherResults(
+            [
+                ensureDeferred(self.engine.hosts.add(request, ADMIN)),
+                self.assertFailure(
+                    ensureDeferred(self.engine.hosts.add(request, ADMIN)), Conflict
+                ),
+            ]
+        )
+        self.assertIn("in progress", str(refusal))
+        self.assertEqual([added.id], [found.id for found in await self.engine.hosts.list()])
+        self.assertEqual(StepStatus.FINISHED, (await self.ended(job)).status)
 
 
 class ChangedKeyTests(EngineTestCase):
@@ -198,8 +215,8 @@ class ChangedKeyTests(EngineTestCase):
             await self.install(added)
         self.assertIn(str(await host.fingerprint()), str(caught.exception))
         self.assertEqual(HostStatus.MAINTENANCE, (await self.engine.hosts.get(added.id)).status)
-        _, job = await self.install(added, SshLogin(fingerprint=await host.fingerprint()))
-        self.assertEqual(StepStatus.FINISHED, job.status)
+        again, job = await self.install(added, SshLogin(fingerprint=await host.fingerprint()))
+        self.assertEqual(StepStatus.FINISHED, job.status, again.status_detail)
         await self.until(added.id, HostStatus.UP)
 
 
