@@ -152,6 +152,7 @@ def add(
     """
     key_options = (fingerprint, ssh_public_key, trust_on_first_use or None)
     _at_most_one(key_options, "--fingerprint, --ssh-public-key and --trust-on-first-use")
+    _one_way_in(password_file, is_asking, use_engine_key)
     is_key_open = not any(key_options)
     if is_key_open and not is_interactive():
         raise click.UsageError(
@@ -177,7 +178,7 @@ def add(
             user=ssh_user,
             fingerprint=given,
             public_key=ssh_public_key,
-            password=_password(password_file, is_asking, use_engine_key, address),
+            password=_password(password_file, is_asking, address),
         )
         since = await newest_event(client)
         added = await add_host(
@@ -231,6 +232,7 @@ def install(
     changed is accepted again by giving the new one.
     """
     _at_most_one((fingerprint, ssh_public_key), "--fingerprint and --ssh-public-key")
+    _one_way_in(password_file, is_asking, use_engine_key)
 
     async def work(client: RestClient) -> None:
         from pkengine.cli.hosts import SshAccess, act, find_host, newest_event
@@ -241,7 +243,7 @@ def install(
             user=ssh_user,
             fingerprint=fingerprint,
             public_key=ssh_public_key,
-            password=_password(password_file, is_asking, use_engine_key, found["address"]),
+            password=_password(password_file, is_asking, found["address"]),
         )
         since = await newest_event(client)
         await act(client, found, "install", ssh=access.entity(), activate=activate, reboot=False)
@@ -510,13 +512,12 @@ def _mebibytes(octets: object) -> str:
     return f"{int(str(octets)) // 1048576} MiB" if octets else ""
 
 
-def _password(
-    path: str | None, is_asking: bool, use_engine_key: bool, address: str
-) -> Secret | None:
-    _at_most_one(
-        (path, is_asking or None, use_engine_key or None),
-        "--password-file, --ask-password and --use-engine-key",
-    )
+def _one_way_in(path: str | None, is_asking: bool, use_engine_key: bool) -> None:
+    ways = (path, is_asking or None, use_engine_key or None)
+    _at_most_one(ways, "--password-file, --ask-password and --use-engine-key")
+
+
+def _password(path: str | None, is_asking: bool, address: str) -> Secret | None:
     if path is not None:
         return read_password(path)
     return Secret(ask_password(f"SSH password for {address}")) if is_asking else None

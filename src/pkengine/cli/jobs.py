@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 from pkengine.cli.rest_client import Entity, RestClient, items
 from pkengine.cli.terminal import printable
+
+_WIDTH_OF_BAR = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +26,26 @@ class StepView:
     Attributes:
         status: ``started``, ``finished``, ``failed``, ``aborted`` or ``unknown``.
         percent: how far it is, where that can be told.
+        seconds: how long it took, once it has ended.
     """
 
     id: str
     description: str
     status: str
     percent: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def of(cls, step: Entity) -> StepView:
+        """Read a step of the REST API, where times are milliseconds since the epoch."""
+        percent, start, end = (step.get(name) for name in ("progress", "start_time", "end_time"))
+        return cls(
+            str(step["id"]),
+            str(step["description"]),
+            str(step["status"]),
+            None if percent is None else int(percent),
+            None if start is None or end is None else (int(end) - int(start)) / 1000,
+        )
 
 
 class Progress(Protocol):
@@ -39,7 +56,7 @@ class Progress(Protocol):
 
 
 class PlainProgress:
-    """One line when a step begins to be known and one when it ends, for logs.
+    """One line when a step has ended, for logs.
 
     Args:
         write: prints a line.
@@ -47,19 +64,19 @@ class PlainProgress:
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
-        self._shown: dict[str, str] = {}
+        self._shown: set[str] = set()
 
     def show(self, step: StepView) -> None:
-        """Print the step where its state is news."""
-        if self._shown.get(step.id) == step.status or step.status == "unknown":
+        """Print the step, once it has ended."""
+        if step.status in ("started", "unknown") or step.id in self._shown:
             return
-        self._shown[step.id] = step.status
-        mark = {"finished": "done", "started": "..."}.get(step.status, step.status)
-        self._write(f"  {step.description}: {mark}")
+        self._shown.add(step.id)
+        mark = {"finished": "✓"}.get(step.status, "✗")
+        self._write(f"  {mark} {step.description}{_duration(step)}")
 
 
 class TerminalProgress:
-    """A line a step, drawn in place, with a bar where the percentage is known."""
+    """A line a step, drawn in place, with a bar while a percentage is known."""
 
     def __init__(self, bars: RichProgress) -> None:
         self._bars = bars
@@ -71,20 +88,24 @@ class TerminalProgress:
             return  # its turn has not come
         task = self._tasks.get(step.id)
         if task is None:
-            task = self._tasks[step.id] = self._bars.add_task("", total=None, mark="", text="")
-        mark = {
-            "finished": "[green]✓[/]",
-            "failed": "[red]✗[/]",
-            "aborted": "[red]✗[/]",
-        }.get(step.status, "[cyan]…[/]")
-        done = step.status != "started"
-        percent = 100 if step.status == "finished" else step.percent
-        text = escape(printable(step.description))
-        self._bars.update(task, completed=percent or 0, mark=mark, text=text)
-        if percent is not None:
-            self._bars.update(task, total=100)
-        if done:
-            self._bars.stop_task(task)
+            task = self._tasks[step.id] = self._bars.add_task("", total=100, mark="", text="")
+        mark = {"started": "[cyan]…[/]", "finished": "[green]✓[/]"}.get(step.status, "[red]✗[/]")
+        text = f"{escape(printable(step.description))}[dim]{_duration(step)}[/]"
+        is_bar_shown = step.status == "started" and step.percent is not None
+        self._bars.update(
+            task, completed=step.percent or 0, mark=mark, text=text, is_bar_shown=is_bar_shown
+        )
+
+
+class _Bar(ProgressColumn):
+    """A bar for the task that has a percentage, and nothing for the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar = BarColumn(bar_width=_WIDTH_OF_BAR)
+
+    def render(self, task: Task) -> RenderableType:
+        return self._bar.render(task) if task.fields.get("is_bar_shown") else Text("")
 
 
 @contextlib.contextmanager
@@ -95,14 +116,13 @@ def progress_display(console: Console) -> Iterator[Progress]:
             lambda line: console.print(printable(line), markup=False, soft_wrap=True)
         )
         return
-    columns = (
-        TextColumn("  {task.fields[mark]}"),
-        TextColumn("{task.fields[text]}"),
-        BarColumn(bar_width=24),
-        TimeElapsedColumn(),
-    )
+    columns = (TextColumn("  {task.fields[mark]}"), TextColumn("{task.fields[text]}"), _Bar())
     with RichProgress(*columns, console=console) as bars:
         yield TerminalProgress(bars)
+
+
+def _duration(step: StepView) -> str:
+    return "" if step.seconds is None else f"  {step.seconds:.1f} s"
 
 
 class JobWatch:
@@ -131,15 +151,4 @@ class JobWatch:
             self._job_id = str(jobs[0]["id"])
         steps = items(await self._client.get(f"/jobs/{self._job_id}/steps"), "step")
         for step in sorted(steps, key=lambda step: int(step["number"])):
-            self._progress.show(step_view(step))
-
-
-def step_view(step: Entity) -> StepView:
-    """Read a step of the REST API."""
-    percent = step.get("progress")
-    return StepView(
-        str(step["id"]),
-        str(step["description"]),
-        str(step["status"]),
-        None if percent is None else int(percent),
-    )
+            self._progress.show(StepView.of(step))

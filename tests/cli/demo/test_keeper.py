@@ -33,13 +33,12 @@ def detach(folder):
     return text
 
 def work(folder):
-    print(folder, os.getppid(), os.getpid(), detach(folder), flush=True)
-    if sys.argv[1] == "wait":
-        try:
-            while True:
-                time.sleep(60)
-        except KeyboardInterrupt:
-            return 7
+    try:
+        print(folder, os.getppid(), os.getpid(), detach(folder), flush=True)
+        while sys.argv[1] == "wait":
+            time.sleep(60)
+    except KeyboardInterrupt:
+        return 7
     return int(sys.argv[1])
 
 sys.exit(run_kept(work))

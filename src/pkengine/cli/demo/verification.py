@@ -50,13 +50,17 @@ def check_pins(entity: Entity, engine_state: Path, agent_state: Path) -> Iterato
     agent = KeyPair.load(agent_state, "agent").pin
     trusted = entity["trust"]["pins"]["pin"]
     yield Check(
-        "Engine trusts the key of this agent, and no other", trusted == [str(agent)], trusted[0]
+        "Engine trusts the key of this agent, and no other",
+        trusted == [str(agent)],
+        " ".join(trusted),
     )
     engine = KeyPair.load(engine_state, "engine").pin
     lines = (agent_state / "authorized_engines").read_text("utf-8").splitlines()
     accepted = [peer.key for peer in map(parse_trust_line, lines) if peer is not None]
     yield Check(
-        "Agent trusts the key of this engine, and no other", accepted == [engine], str(engine)
+        "Agent trusts the key of this engine, and no other",
+        accepted == [engine],
+        " ".join(map(str, accepted)),
     )
 
 
