@@ -45,15 +45,15 @@ def start(
     service = _Systemd(unit) if unit is not None else _Twistd(prefix, state, port)
     with locked(prefix):
         running = agents(prefix, state)
-        is_changed = service.write()
-        if not is_changed and service.is_serving(running, bundle, port):
-            return {"changed": False}
         others = listening(port).difference(*(sockets(agent.pid) for agent in running))
         if others:
             raise StepFailed(
                 f"port {port} is taken by {owner_of(others)}: stop it, or give the host's "
                 "agent another port."
             )
+        is_changed = service.write()
+        if not is_changed and service.is_serving(running, bundle, port):
+            return {"changed": False}
         before = next((agent.bundle for agent in running if agent.bundle != bundle), None)
         try:
             _restart(service, prefix, state, bundle, port)
@@ -139,21 +139,24 @@ class _Systemd:
 
     def write(self) -> bool:
         """Write the unit; say whether it is another one than before."""
-        is_changed = write(self._path, self._text, 0o644)
-        if is_changed:
-            _systemctl("daemon-reload")
-        return is_changed
+        return write(self._path, self._text, 0o644)
 
     def is_serving(self, running: list[Agent], bundle: str, port: int) -> bool:
         """Tell whether just the unit's process runs, is that version, and has that port."""
-        shown = run(["systemctl", "show", "--property=MainPID", "--value", self._name]).stdout
-        is_unit = len(running) == 1 and shown.strip() == str(running[0].pid)
+        properties = "--property=MainPID,NeedDaemonReload"
+        shown = run(["systemctl", "show", properties, self._name]).stdout.split()
+        # A deployment that was interrupted may have written the unit and no more.
+        is_unit = len(running) == 1 and {
+            f"MainPID={running[0].pid}",
+            "NeedDaemonReload=no",
+        }.issubset(shown)
         is_enabled = run(["systemctl", "is-enabled", "--quiet", self._name]).returncode == 0
         return is_unit and is_enabled and _is_serving(running, bundle, port)
 
     def start(self) -> bool:
         """Start the unit now and at each boot; returns when the agent says that it is ready."""
         self._began = int(time.time())
+        _systemctl("daemon-reload")
         _systemctl("enable", self._name)
         run(["systemctl", "reset-failed", self._name])
         return run(["systemctl", "start", self._name]).returncode == 0

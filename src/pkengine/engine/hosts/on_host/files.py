@@ -13,14 +13,15 @@ from collections.abc import Iterator
 
 def write(path: str, content: str, mode: int) -> bool:
     """Write a file whole or not at all; say whether it is another one than before."""
-    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as before:
-        if before.read() == content:
+    octets = content.encode("utf-8", "surrogateescape")
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as before:
+        if before.read() == octets:
             return False
     descriptor, temporary = tempfile.mkstemp(prefix=".pkagent-", dir=os.path.dirname(path))
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as stream:
+        with os.fdopen(descriptor, "wb") as stream:
             os.fchmod(descriptor, mode)
-            stream.write(content)
+            stream.write(octets)
             stream.flush()
             os.fsync(descriptor)
         os.replace(temporary, path)
