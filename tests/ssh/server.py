@@ -189,7 +189,7 @@ class _SessionChannel(SSHChannel):
     def request_exec(self, data: bytes) -> bool:
         self.server = self.conn.transport.server
         command = getNS(data)[0]
-        self.server.commands.append(command.decode())
+        self.server.commands.append(os.fsdecode(command))
         if self.server.refuses_commands:
             return False
         self.process = _Process(self)

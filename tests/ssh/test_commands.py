@@ -53,6 +53,13 @@ class CommandTests(ClientTestCase):
         connection = await self.connect(self.serve())
         self.assertEqual((await connection.run("cat; echo done")).stdout, b"done\n")
 
+    async def test_any_text_but_nul_is_a_command(self):
+        connection = await self.connect(self.serve())
+        result = await connection.run("echo 'grüße \udcff'")
+        self.assertEqual(result.stdout, "grüße ".encode() + b"\xff\n")
+        await self.refused(ValueError, connection.run("echo a\0; rm -rf b"))
+        self.assertEqual((await connection.run("echo still here")).stdout, b"still here\n")
+
     async def test_many_commands_run_side_by_side(self):
         connection = await self.connect(self.serve())
         results = await gatherResults(

@@ -74,6 +74,9 @@ class DialogueTests(SynchronousTestCase):
     def test_a_prompt_without_a_password_to_give_is_named(self):
         self.assertIn("none was given", self.refused(PROMPT, password=None))
 
+    def test_a_password_with_a_line_break_does_not_spill_into_the_input(self):
+        self.assertIn("line break", self.refused(PROMPT, password="two\nlines"))
+
     def test_a_sudo_that_talks_without_end_is_cut_off(self):
         self.assertIn("without end", self.refused(b"blah " * 10_000))
 

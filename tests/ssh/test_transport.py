@@ -18,8 +18,9 @@ from pkengine.keys import Secret
 from pkengine.ssh import HostKeyPolicy, SshCredentials, SshTarget, connect_ssh, fetch_host_keys
 from pkengine.ssh.ciphers import Plain
 from pkengine.ssh.host_keys import SIGNATURE_ALGORITHMS, HostKeyVerifier
-from pkengine.ssh.transport import MAX_GREETING, SshTransport
-from pkengine.ssh.wire import name_list, string
+from pkengine.ssh.transport import SshTransport
+from pkengine.ssh.version import MAX_GREETING
+from pkengine.ssh.wire import MalformedMessage, name_list, string
 from tests.ssh.clock import ClockedReactor
 from tests.ssh.server import (
     ECDH_INIT,
@@ -224,7 +225,7 @@ class GarbageTests(SynchronousTestCase):
             transport, _ = self.transport()
             for start in range(0, len(greeting), size):
                 transport.dataReceived(greeting[start : start + size])
-            self.assertEqual(transport.server_version, "SSH-2.0-OpenSSH_9.2p1 Debian")
+            self.assertEqual(transport.otherVersionString, b"SSH-2.0-OpenSSH_9.2p1 Debian")
             self.assertIsNone(transport.ended_by)
 
     def test_a_greeting_without_end_is_cut_off(self):
@@ -287,6 +288,19 @@ class GarbageTests(SynchronousTestCase):
         else:
             self.assertIsInstance(transport.ended_by, SshError)
             self.assertIn("node1", str(transport.ended_by))
+
+    def test_requests_without_end_end_the_connection_only_while_no_answer_is_taken_in(self):
+        transport, _ = self.transport()
+        for _ in range(1000):
+            transport.bear_request()
+        transport.pauseProducing()
+        for _ in range(64):
+            transport.bear_request()
+        transport.resumeProducing()
+        transport.pauseProducing()
+        for _ in range(64):
+            transport.bear_request()
+        self.assertRaises(MalformedMessage, transport.bear_request)
 
     def kexinit(self, *exchanges: str) -> bytes:
         lists = [exchanges, ["ssh-ed25519"], *[["aes128-ctr"]] * 2, *[["hmac-sha2-256"]] * 2]

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 
 from pkengine.errors import SshCommandFailed, SshConnectionLost, SshError
 from pkengine.ssh.sudo import SudoDialogue, SudoState
-from pkengine.ssh.transport import SshTransport
+from pkengine.ssh.transport import QUIET_LOG, SshTransport
 from pkengine.ssh.wire import MalformedMessage, Reader, readable, string
 
 #: The most that is written in one message, whatever the host would take.
@@ -52,10 +52,17 @@ class CommandResult:
 class ConnectionService(SSHConnection):
     """The client's end of ``ssh-connection``, which multiplexes the channels."""
 
+    _log = QUIET_LOG
     transport: SshTransport
+
+    def ssh_GLOBAL_REQUEST(self, packet: bytes) -> None:
+        """Answer that nothing of the kind is known, as far as an answer is wanted."""
+        self.transport.bear_request()
+        super().ssh_GLOBAL_REQUEST(packet)
 
     def ssh_CHANNEL_OPEN(self, packet: bytes) -> None:
         """Refuse: a host has no business with channels to this side."""
+        self.transport.bear_request()
         reader = Reader(packet)
         reader.string()
         sender = reader.octets(4)
@@ -98,6 +105,7 @@ class CommandChannel(SSHChannel):
     """
 
     name = b"session"
+    _log = QUIET_LOG
     conn: ConnectionService
 
     def __init__(
@@ -115,7 +123,7 @@ class CommandChannel(SSHChannel):
         super().__init__()
         self.result: Deferred[CommandResult] = Deferred()
         self.sent = 0
-        self._command_line = command_line
+        self._command_line = _shell_text(command_line)
         self._where = where
         self._what = what
         self._source = source
@@ -142,7 +150,7 @@ class CommandChannel(SSHChannel):
         if self.result.called:  # given up meanwhile
             self.loseConnection()
             return
-        request = self.conn.sendRequest(self, b"exec", string(self._command_line.encode()), True)
+        request = self.conn.sendRequest(self, b"exec", string(self._command_line), True)
         request.addCallbacks(self._exec_accepted, self._exec_refused)
         if self._source is None and self._dialogue is None:
             self._may_feed = True
@@ -313,3 +321,9 @@ class CommandChannel(SSHChannel):
     def _fail(self, error: Exception) -> None:
         if not self.result.called:
             self.result.errback(Failure(error))
+
+
+def _shell_text(command_line: str) -> bytes:
+    if "\0" in command_line:
+        raise ValueError("A command cannot have a NUL character: the host would cut it off there.")
+    return command_line.encode("utf-8", "surrogateescape")

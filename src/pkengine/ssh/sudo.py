@@ -113,6 +113,8 @@ class SudoDialogue:
             raise self._refused("it does not accept the password")
         if self._password is None:
             raise self._refused("it asks for a password, and none was given")
+        if b"\n" in self._password.reveal():
+            raise self._refused("a password with a line break cannot be given to it")
         self.state = SudoState.PASSWORD_SENT
         return self._password.reveal() + b"\n"
 

@@ -9,6 +9,7 @@ reason, which whoever waits for the connection is told.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable, Iterable
 from typing import Any, cast
@@ -23,6 +24,13 @@ from twisted.conch.ssh.transport import (
 )
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IPushProducer, ITCPTransport
+from twisted.logger import (
+    FilteringLogObserver,
+    Logger,
+    LogLevel,
+    LogLevelFilterPredicate,
+    globalLogPublisher,
+)
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -36,13 +44,19 @@ from pkengine.errors import (
 from pkengine.keys import SshPublicKey
 from pkengine.ssh.ciphers import CIPHERS, MACS, Keys, Opener, Plain, Sealer, opener, sealer
 from pkengine.ssh.host_keys import SIGNATURE_ALGORITHMS, IHostKeyVerifier
+from pkengine.ssh.version import OUR_VERSION, VersionReader
 from pkengine.ssh.wire import MalformedMessage, Reader, readable, string
 
-#: How much a server may say before its version string, and how long that may be.
-MAX_GREETING = 64 * 1024
-_MAX_VERSION = 255  # RFC 4253 §4.2
+#: Conch tells of every message at level "info"; what it finds wrong is enough.
+QUIET_LOG = Logger(
+    observer=FilteringLogObserver(
+        globalLogPublisher, [LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)]
+    )
+)
 #: How many messages that nobody understands are answered before the connection is ended.
 _MAX_UNIMPLEMENTED = 16
+#: How many requests of the host are answered while it does not take in our answers.
+_MAX_UNHEARD = 64
 
 _STRICT_CLIENT, _STRICT_SERVER = "kex-strict-c-v00@openssh.com", "kex-strict-s-v00@openssh.com"
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
@@ -89,11 +103,10 @@ class SshTransport(SSHClientTransport):
             then nothing that is secret has been sent.
         stage: what the connection waits for, in words.
         ended_by: why the connection ended or is ending; None while it is alive.
-        server_version: the version string of the server, or empty before it came.
     """
 
-    version = b"pkengine"
-    ourVersionString = b"SSH-2.0-pkengine"
+    _log = QUIET_LOG
+    ourVersionString = OUR_VERSION
     supportedKeyExchanges = _names(
         (
             "curve25519-sha256",
@@ -114,12 +127,12 @@ class SshTransport(SSHClientTransport):
         self._network: Any = None  # the stream, which conch's type knows too little of
         self.stage = "its SSH version string"
         self.ended_by: SshError | None = None
-        self.server_version = ""
         self._verifier = verifier
         self._ask_for_key_types(*verifier.key_types)
         self._host_key: SshPublicKey | None = None
         self._is_secure = False
         self._strict = False
+        self._version_reader = VersionReader()
         self._received = bytearray()
         self._sealer: Sealer = Plain()
         self._opener: Opener = Plain()
@@ -128,8 +141,8 @@ class SshTransport(SSHClientTransport):
         self._pending: _NegotiatedCiphers | None = None
         self._is_lost = False
         self._lost_waiters: list[Deferred[None]] = []
-        self._greeting_length = 0
         self._is_congested = False
+        self._unheard = 0
         self.on_writable: Callable[[], None] = lambda: None
 
     def _ask_for_key_types(self, *key_types: str) -> None:
@@ -208,8 +221,12 @@ class SshTransport(SSHClientTransport):
         """Take octets from the network."""
         self._received += data
         try:
-            if not self.gotVersion and not self._receive_version():
-                return
+            if not self.gotVersion:
+                version = self._version_reader.read(self._received)
+                if version is None:
+                    return
+                self.otherVersionString, self.gotVersion = version, True
+                self.stage = "its key exchange"
             while self.ended_by is None:
                 payload = self._opener.open(self.incomingPacketSequence, self._received)
                 if payload is None:
@@ -219,7 +236,6 @@ class SshTransport(SSHClientTransport):
         except SshError as error:
             self.end(error)
         except Exception as error:  # conch shows malformed messages by exceptions of many types
-            self._log.debug("{where}: {error!r}", where=self.where, error=error)
             ending = self._error(f"the SSH protocol was broken ({readable(str(error))})")
             ending.__cause__ = error
             self.end(ending)
@@ -233,28 +249,8 @@ class SshTransport(SSHClientTransport):
         """
         if _QUICKACK is not None and ITCPTransport.providedBy(self.transport):
             handle = self._network.getHandle()
-            if handle.fileno() >= 0:
+            with contextlib.suppress(OSError):  # the host may have hung up meanwhile
                 handle.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-
-    def _receive_version(self) -> bool:
-        """Read lines until one is the version string (RFC 4253 §4.2)."""
-        while (end := self._received.find(b"\n")) >= 0:
-            line = bytes(self._received[:end]).rstrip(b"\r")
-            del self._received[: end + 1]
-            if line.startswith(b"SSH-"):
-                if len(line) > _MAX_VERSION:
-                    raise self._error("the version string is too long")
-                self.server_version = readable(line)
-                if not line.startswith((b"SSH-2.0-", b"SSH-1.99-")):
-                    raise self._error(f"the host speaks '{self.server_version}', not SSH 2")
-                self.otherVersionString = line
-                self.gotVersion = True
-                self.stage = "its key exchange"
-                return True
-            self._greeting_length += end + 1
-        if self._greeting_length + len(self._received) > MAX_GREETING:
-            raise self._error("what the host sends is not SSH")
-        return False
 
     def dispatchMessage(self, messageNum: int, payload: bytes) -> None:
         """Hand a message on, unless it must not come at this moment."""
@@ -307,15 +303,24 @@ class SshTransport(SSHClientTransport):
         return self._is_congested
 
     def pauseProducing(self) -> None:
-        """The network takes no more: stop writing, and reading too, because reading answers."""
+        """The network takes no more for now."""
         self._is_congested = True
-        self._network.pauseProducing()
 
     def resumeProducing(self) -> None:
         """The network takes more."""
         self._is_congested = False
-        self._network.resumeProducing()
+        self._unheard = 0
         self.on_writable()
+
+    def bear_request(self) -> None:
+        """Count a request of the host that will be answered.
+
+        Raises:
+            MalformedMessage: the host asks on and on without taking the answers in.
+        """
+        self._unheard += self._is_congested
+        if self._unheard > _MAX_UNHEARD:
+            raise MalformedMessage("requests without end")
 
     def stopProducing(self) -> None:
         """The connection is going away; `connectionLost` follows."""

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from pkengine.errors import SshAuthenticationFailed, SshError
 from pkengine.keys import Secret
-from pkengine.ssh.transport import SshTransport
+from pkengine.ssh.transport import QUIET_LOG, SshTransport
 from pkengine.ssh.wire import MalformedMessage, Reader, readable, string
 
 SshPrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -71,6 +71,7 @@ class LoginService(SSHService):
     """
 
     name = b"ssh-userauth"
+    _log = QUIET_LOG
     transport: SshTransport
 
     def __init__(self, user: str, credentials: SshCredentials, next_service: SSHService) -> None:
