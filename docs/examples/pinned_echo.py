@@ -16,15 +16,11 @@ class Echo(protocol.Protocol):
 
 class Greet(protocol.Protocol):
     def connectionMade(self):
-        self.ended = defer.Deferred()
+        self.answer = defer.Deferred()
         self.transport.write(b"hello")
 
     def dataReceived(self, data):
-        print(f"{self.transport.authenticated.peer.name} echoes {data.decode()!r}", flush=True)
-        self.transport.loseConnection()
-
-    def connectionLost(self, reason):
-        self.ended.callback(None)
+        self.answer.callback(data.decode())
 
 
 async def main(reactor, role, folder, where):
@@ -33,13 +29,12 @@ async def main(reactor, role, folder, where):
         plain = endpoints.serverFromString(reactor, where)
         endpoint = AuthenticatedServerEndpoint(reactor, plain, pin)
         port = await endpoint.listen(protocol.Factory.forProtocol(Echo))
-        print(f"listening on {port.getHost().port}", flush=True)
+        print(f"listening on port {port.getHost().port}", flush=True)
         await defer.Deferred()
     plain = endpoints.clientFromString(reactor, where)
-    endpoint = AuthenticatedClientEndpoint(reactor, plain, pin, "server")
-    greeting = await endpoint.connect(protocol.Factory.forProtocol(Greet))
-    await greeting.ended
+    endpoint = AuthenticatedClientEndpoint(reactor, plain, pin, expected="server")
+    greeting = await endpoints.connectProtocol(endpoint, Greet())
+    print(f"server echoes {await greeting.answer!r}")
 
 
-if __name__ == "__main__":
-    task.react(main, sys.argv[1:])
+task.react(main, sys.argv[1:])
