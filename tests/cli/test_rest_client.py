@@ -88,6 +88,12 @@ class RestClientTests(TestCase):
         self.assertIn("admin@internal", str(error))
         self.assertNotIn("hunter2-wrong", str(error))
 
+    async def test_an_engine_that_is_just_starting_says_so(self) -> None:
+        self.patch(self.engine, "answer", lambda asked: (503, ""))
+        error = await self.refused(self.client())
+        self.assertEqual(error.status, ExitStatus.UNREACHABLE)
+        self.assertIn("just starting", str(error))
+
     async def test_the_detail_of_a_fault_is_the_error(self) -> None:
         fault = {"reason": "Operation Failed", "detail": "[The name h1 is in use.]"}
         for code, status in ((409, ExitStatus.REFUSED), (400, ExitStatus.FAILED)):

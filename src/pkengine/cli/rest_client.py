@@ -161,6 +161,12 @@ class RestClient:
         token = entity.get("access_token")
         if code == 200 and isinstance(token, str) and token:
             return Secret(token)
+        if code == 503:
+            raise CommandFailed(
+                f"The engine at {self.login.origin} is just starting, or cannot serve now: try "
+                "again.",
+                ExitStatus.UNREACHABLE,
+            )
         if code >= 500 or not ("error" in entity or code in (400, 401, 403)):
             raise CommandFailed(
                 f"{self.login.origin} answered the login with HTTP status {code} and no token: "
