@@ -98,6 +98,14 @@ class DialogueTests(SynchronousTestCase):
             self.assertIn(meaning, text)
             self.assertIn("sudo on node1", text)
 
+    def test_a_refusal_that_quotes_the_command_is_not_taken_for_its_start(self):
+        sudo = dialogue()
+        command = sudo.command_line.partition("-- ")[2]
+        said = f"Sorry, user admin is not allowed to execute '{command}' as root on node1."
+        self.assertEqual(sudo.receive(said.encode()), (b"", b""))
+        self.assertIs(sudo.state, SudoState.ASKED)
+        self.assertIn("does not allow admin", str(sudo.refusal("it ended with exit status 1")))
+
     def test_what_is_not_understood_is_shown(self):
         sudo = dialogue()
         sudo.receive(b"sudo: unexpected\x1b[31m trouble")

@@ -74,7 +74,9 @@ class SudoDialogue:
     ) -> None:
         self._prompt = f"[pkengine {mark} password]".encode("ascii")
         self._start = f"[pkengine {mark} started]".encode("ascii")
-        script = f"printf %s {shlex.quote(self._start.decode())} >&2\n{command}"
+        # The mark is put together by printf: where sudo quotes the command that it refuses,
+        # the mark must not be part of it.
+        script = f"printf '[pkengine %s started]' {mark} >&2\n{command}"
         sudo = ("sudo", "-S", "-p", self._prompt.decode(), "--", "/bin/sh", "-c", script)
         self.command_line = shlex.join(("env", "LC_ALL=C", *sudo))
         self._user = user
