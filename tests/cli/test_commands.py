@@ -302,7 +302,9 @@ class CommandTests(TestCase):
         self.engine.answers[f"POST /hosts/{ID}/deactivate"] = (200, {"status": "complete"})
         self.engine.answers[f"GET /hosts/{ID}"] = (200, host("maintenance"))
         ended = await self.run_command("host", "deactivate", "web", "--reason", "new disk")
-        self.assertEqual((ended.status, ended.out), (0, "Host web is maintenance.\n"), ended.err)
+        self.assertEqual(
+            (ended.status, ended.out), (0, "Host web is in maintenance.\n"), ended.err
+        )
         self.assertEqual(self.body(f"POST /hosts/{ID}/deactivate"), {"reason": "new disk"})
 
     async def test_install_uses_the_engines_key_and_takes_a_new_fingerprint(self) -> None:

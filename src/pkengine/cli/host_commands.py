@@ -31,6 +31,7 @@ _PORT = click.IntRange(1, 65535)
 
 _UP = ("up",)
 _MAINTENANCE = ("maintenance",)
+_IN_WORDS = {"maintenance": "in maintenance"}
 
 
 def _read_fingerprint(context: object, option: object, text: str | None) -> SshFingerprint | None:
@@ -477,7 +478,8 @@ async def _finish(
     if as_json:
         show_json(entity)
     else:
-        show(f"Host {entity['name']} is {entity['status']}.")
+        status = str(entity["status"])
+        show(f"Host {entity['name']} is {_IN_WORDS.get(status, status)}.")
 
 
 def _facts(found: Entity) -> list[tuple[str, str]]:
