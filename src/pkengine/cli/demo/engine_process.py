@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,20 @@ _LAST_LINES = 15
 class EngineProcess:
     """``twistd -n pkengine`` on a free port of the loopback interface.
 
+    Args:
+        reactor: runs the process, and keeps the time.
+        folder: where its state folder and its log go.
+        environment: of the process.
+
     Attributes:
         state: its state folder.
         log: the file that it logs to.
         ended: fires when the process has ended, which before `stop` is a mishap.
     """
 
-    def __init__(self, reactor: Any, folder: Path) -> None:
+    def __init__(self, reactor: Any, folder: Path, environment: Mapping[str, str]) -> None:
         self._reactor = reactor
+        self._environment = environment
         self._clock = IReactorTime(reactor)
         self.state = folder / "engine"
         self.log = folder / "engine.log"
@@ -56,7 +62,7 @@ class EngineProcess:
             _Ending(self.ended),
             command[0],
             command,
-            dict(os.environ),
+            dict(self._environment),
             childFDs={0: "w", 1: 1, 2: 2},
         )
         deadline = self._clock.seconds() + START_TIMEOUT_S

@@ -62,7 +62,7 @@ class _Demo:
         self._console = console
         self._folder = folder
         (folder / "host").mkdir(mode=0o700)
-        self._engine = EngineProcess(reactor, folder)
+        self._engine = EngineProcess(reactor, folder, os.environ)
         self._host = ThrowAwayHost(reactor, folder / "host")
         self._agent_state = self._host.home / ".local/share/pkagent/state"
         self._failed: list[Check] = []
@@ -161,7 +161,7 @@ class _Demo:
             HOST_NAME,
             "127.0.0.1",
             self._access(self._host.public_key),
-            agent_port=_free_port(),
+            agent_port=free_port(),
         )
         with progress_display(self._console) as progress:
             host = await wait_for_host(
@@ -218,7 +218,8 @@ def _named(key: SshPublicKey) -> str:
     return f"{key.fingerprint()} ({describe_key(key)})"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Choose a port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         port: int = probe.getsockname()[1]
