@@ -237,6 +237,10 @@ class ProtectedStream:
         if self._producer is not None:
             self._is_closing_wanted = True
             return
+        if self._protection.is_closed:
+            self._write_some(self._protection.close())
+            self._end(None)
+            return
         self._move(State.CLOSING)
         self._set_deadline(CLOSE_TIMEOUT_S, self._close_is_late)
         self._transport.registerProducer(_UnsentOctets(self), True)

@@ -22,6 +22,7 @@ import fcntl
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,9 @@ _log = Logger()
 
 #: How often a watched store looks for changes of its file and for expired records.
 REFRESH_S = 1.0
+
+#: More than the clock of any local file system takes for one step.
+_TICK_NS = 20_000_000
 
 _WORD = re.compile(r"[!-\"$-~]{1,255}")  # printable ASCII without space and '#'
 _OPTIONS = ("name", "mechanism", "expires")
@@ -242,6 +246,8 @@ class FileTrustStore(MemoryTrustStore):
         super().__init__(clock=clock)
         self._path = path
         self._signature = _signature(path)
+        #: What is wrong with the file now, as it was logged.
+        self._trouble = ""
         self._replace(_read_trust_file(path))
 
     def refresh(self) -> None:
@@ -252,14 +258,20 @@ class FileTrustStore(MemoryTrustStore):
             try:
                 peers = _read_trust_file(self._path)
             except TrustFileError as error:
-                _log.error(
-                    "The trust file {path} is not applied, what was in force stays: {reason}",
-                    path=str(self._path),
-                    reason=str(error),
-                )
+                self._report(str(error))
             else:
+                self._trouble = ""
                 self._replace(peers)
         super().refresh()
+
+    def _report(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            self._trouble = trouble
+            _log.error(
+                "The trust file {path} is not applied, what was in force stays: {reason}",
+                path=str(self._path),
+                reason=trouble,
+            )
 
     def add(self, peer: TrustedPeer) -> None:
         """Accept a key, and write its line; the line of the same key is replaced.
@@ -294,11 +306,17 @@ class FileTrustStore(MemoryTrustStore):
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:
+    """Give what differs when the file has changed."""
     try:
         found = path.stat()
     except OSError as error:
         return None if isinstance(error, FileNotFoundError) else (error.errno or 0,)
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    # Two changes within one tick of the file system's clock have one time: a file that
+    # changed just now is taken for changed again, until that tick is over.
+    now = time.time_ns()
+    unsettled = now if abs(now - found.st_ctime_ns) < _TICK_NS else 0
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns,
+            unsettled)  # fmt: skip
 
 
 def _read_trust_file(path: Path) -> dict[PeerKey, TrustedPeer]:
