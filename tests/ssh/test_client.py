@@ -247,6 +247,12 @@ class LoginTests(ClientTestCase):
         self.assertEqual(server.passwords, [PASSWORD])
         self.assertIn("Verification code:", text)
 
+    async def test_questions_without_end_are_not_answered_for_ever(self):
+        login = Login(methods=["keyboard-interactive"], prompts=((),) * 100)
+        server = self.serve(login=login)
+        text = await self.refused(SshAuthenticationFailed, self.connect(server))
+        self.assertIn("too many questions", text)
+
     async def test_an_expired_password_is_called_that(self):
         server = self.serve(login=Login(password_expired=True))
         text = await self.refused(SshAuthenticationFailed, self.connect(server))
@@ -353,14 +359,21 @@ class ReachingTests(ClientTestCase):
             text = await self.refused(HostUnreachable, attempt)
             self.assertTrue(text.startswith(name), text)
 
-    async def test_a_login_can_be_cancelled(self):
+    async def test_a_login_can_be_cancelled_at_every_step(self):
+        for message in (ECDH_INIT, SERVICE_REQUEST, USERAUTH_REQUEST):
+            server = self.serve()
+            stalled = server.stall_at(message)
+            attempt = ensureDeferred(self.connect(server))
+            await stalled
+            attempt.cancel()
+            await self.assertFailure(attempt, CancelledError)
+            await server.connections[0].lost
+
+    async def test_connecting_can_be_cancelled(self):
         server = self.serve()
-        stalled = server.stall_at(USERAUTH_REQUEST)
         attempt = ensureDeferred(self.connect(server))
-        await stalled
         attempt.cancel()
         await self.assertFailure(attempt, CancelledError)
-        await server.connections[0].lost
 
     async def test_closing_is_seen_on_both_sides_and_may_be_repeated(self):
         server = self.serve()

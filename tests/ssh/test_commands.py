@@ -81,6 +81,19 @@ class CommandTests(ClientTestCase):
         result = await connection.run("exec <&-; echo done", stdin=b"unread")
         self.assertEqual(result.stdout, b"done\n")
 
+    async def test_a_command_without_exit_status_is_a_failure(self):
+        server = self.serve()
+
+        def close(transport):
+            transport.sendPacket(97, bytes(4))
+            return False
+
+        server.behaviours[CHANNEL_REQUEST] = close
+        server.behaviours[96] = server.behaviours[97] = lambda transport: False
+        connection = await self.connect(server)
+        text = await self.refused(SshCommandFailed, connection.run("true"))
+        self.assertIn("ended without exit status", text)
+
     async def test_a_host_that_runs_no_commands_is_named(self):
         server = self.serve()
         server.refuses_commands = True
@@ -183,6 +196,36 @@ class DeadlineTests(ClientTestCase):
         error = await self.assertFailure(running, SshCommandFailed)
         self.assertIn("held its output open", str(error))
         self.assertEqual(error.exit_status, 0)
+
+    async def test_a_channel_that_is_opened_too_late_is_closed_again(self):
+        server = self.serve()
+        opening = []
+        server.behaviours[CHANNEL_OPEN] = opening.append
+        connection, clock = await self.patient(server)
+        running = ensureDeferred(connection.run("true", timeout_s=30))
+        while not opening:
+            await _turn()
+        clock.advance(30)
+        await self.assertFailure(running, SshError)
+        server.behaviours.clear()
+        number, payload = server.connections[0].messages[-1]
+        server.connections[0].dispatchMessage(number, payload)
+        self.assertEqual((await connection.run("echo next")).stdout, b"next\n")
+        self.assertEqual(server.commands, ["echo next"])
+
+    async def test_a_sudo_that_asks_something_else_is_given_up(self):
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir()
+        (folder / "sudo").write_text("#!/bin/sh\nprintf 'Token: ' >&2; exec sleep 1000\n")
+        (folder / "sudo").chmod(0o755)
+        server = self.serve(path=str(folder))
+        connection, clock = await self.patient(server)
+        running = ensureDeferred(connection.run("true", as_root=True, timeout_s=30))
+        while not server.running:
+            await _turn()
+        clock.advance(30)
+        error = await self.assertFailure(running, SudoRefused)
+        self.assertIn("started nothing within 30 s", str(error))
 
     async def test_a_channel_that_is_not_opened_is_named(self):
         server = self.serve()

@@ -11,6 +11,7 @@ from typing import BinaryIO, TypeVar
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
 from twisted.internet.interfaces import IReactorPluggableNameResolver, IReactorTime
+from twisted.python.failure import Failure
 
 from pkengine.errors import (
     HostKeyMismatch,
@@ -173,10 +174,11 @@ async def _open(
 ) -> SshTransport:
     """Open one connection and exchange keys on it."""
     timeout_s = deadline.timeout_s
-    endpoint = HostnameEndpoint(reactor, target.address, target.port, timeout=timeout_s)
+    # The endpoint's own limit, in whole seconds, must not come before the deadline.
+    endpoint = HostnameEndpoint(reactor, target.address, target.port, timeout=int(timeout_s) + 2)
     transport = SshTransport(str(target), verifier)
     try:
-        await deadline.limit(connectProtocol(endpoint, transport))
+        await deadline.limit(_cancellable(connectProtocol(endpoint, transport)))
     except (CancelledError, GeneratorExit):
         raise
     except TimeoutError:
@@ -203,6 +205,22 @@ async def _open(
         transport.end(HostUnreachable(f"The connection to {target} was given up."))
         raise
     return transport
+
+
+def _cancellable(connecting: Deferred[T]) -> Deferred[T]:
+    """Let a cancelled attempt fail as such; the endpoint calls it a failed DNS lookup."""
+
+    def cancel(outcome: Deferred[T]) -> None:
+        outcome.errback(CancelledError())
+        connecting.cancel()
+
+    def finish(result: T | Failure) -> None:
+        if not outcome.called:
+            outcome.callback(result)
+
+    outcome: Deferred[T] = Deferred(cancel)
+    connecting.addBoth(finish)
+    return outcome
 
 
 class SshConnection:

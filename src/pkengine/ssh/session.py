@@ -45,7 +45,7 @@ class CommandResult:
     def ending(self) -> str:
         """How it ended, in words."""
         if self.exit_status is None:
-            return f"was ended by signal {self.exit_signal}"
+            return f"was ended by signal {self.exit_signal or 'unknown'}"
         return f"ended with exit status {self.exit_status}"
 
 
