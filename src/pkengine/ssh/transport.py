@@ -23,7 +23,8 @@ from twisted.conch.ssh.transport import (
     SSHClientTransport,
 )
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IPushProducer, ITCPTransport
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IPushProducer, ISystemHandle, ITCPTransport
 from twisted.logger import (
     FilteringLogObserver,
     Logger,
@@ -44,6 +45,7 @@ from pkengine.errors import (
 from pkengine.keys import SshPublicKey
 from pkengine.ssh.ciphers import CIPHERS, MACS, Keys, Opener, Plain, Sealer, opener, sealer
 from pkengine.ssh.host_keys import SIGNATURE_ALGORITHMS, IHostKeyVerifier
+from pkengine.ssh.silence import notice_silence
 from pkengine.ssh.version import OUR_VERSION, VersionReader
 from pkengine.ssh.wire import MalformedMessage, Reader, readable, string
 
@@ -157,14 +159,19 @@ class SshTransport(SSHClientTransport):
         self._network = self.transport
         if ITCPTransport.providedBy(self.transport):
             self._network.setTcpNoDelay(True)
-            self._network.setTcpKeepAlive(True)
+        if ISystemHandle.providedBy(self.transport):
+            notice_silence(self._network.getHandle())
         self._network.registerProducer(self, True)
         super().connectionMade()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """Tell everybody who waits why there is no connection any more."""
         if self.ended_by is None:
-            self.ended_by = self._error("the host closed the connection")
+            self.ended_by = self._error(
+                "the host closed the connection"
+                if reason is None or reason.check(ConnectionDone) or not self._is_secure
+                else "it broke off, as when the host is cut off, powered down or starts anew"
+            )
         super().connectionLost(reason)
         if self._requested is not None:
             self._requested.serviceStopped()
