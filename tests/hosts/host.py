@@ -193,7 +193,9 @@ class Host:
 
     async def join(self) -> None:
         """Put its cable back."""
-        await self._network.ip(f"link set {self._link} up")
+        await self._network.ip(
+            f"link set {self._link} up", f"neighbour flush dev {self._network.bridge}"
+        )
 
     async def slow(self, rate: str) -> None:
         """Let no more than a rate such as ``1mbit`` pass, in each direction."""

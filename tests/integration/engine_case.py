@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import shutil
 import tempfile
@@ -139,6 +140,17 @@ class EngineTestCase(unittest.TestCase):
         finally:
             end()
 
+    def statuses(self, host_id: uuid.UUID) -> list[HostStatus]:
+        """Give a list that grows by each new status of a host from now on."""
+        seen: list[HostStatus] = []
+
+        def changed(host: Host) -> None:
+            if host.id == host_id and seen[-1:] != [host.status]:
+                seen.append(host.status)
+
+        self.addCleanup(self.engine.hosts.subscribe(changed, lambda _: None))
+        return seen
+
     async def ended(self, job: Job) -> Job:
         """Wait for the end of a job."""
         return await self.job_until(job, lambda job: job.ended is not None)
@@ -208,8 +220,6 @@ class EngineTestCase(unittest.TestCase):
 @functools.cache
 def shared_bundles() -> Path:
     """Give a folder for the agent's archive, which takes a while to make, for all tests."""
-    import atexit
-
     directory = Path(tempfile.mkdtemp(prefix="pkengine-test-bundles-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     return directory

@@ -130,7 +130,6 @@ class AddedTests(EngineTestCase):
         )
 
 
-
 class RefusedTests(EngineTestCase):
     """A refusal that is known before any step ran answers the request: no row, nothing sent."""
 
