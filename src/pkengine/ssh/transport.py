@@ -170,7 +170,7 @@ class SshTransport(SSHClientTransport):
             self.ended_by = self._error(
                 "the host closed the connection"
                 if reason is None or reason.check(ConnectionDone) or not self._is_secure
-                else "it broke off, as when the host is cut off, powered down or starts anew"
+                else "the host closed the connection without a word, or is cut off"
             )
         super().connectionLost(reason)
         if self._requested is not None:
