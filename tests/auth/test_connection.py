@@ -213,6 +213,8 @@ class Authenticating(DriverTests):
         self.connection.dataReceived(b"?")
         self.owner.reactor.advance(CLOSE_TIMEOUT_S)
         self.assertTrue(self.wire.aborted)
+        self.lose(ConnectionAborted)
+        self.assertEqual(str(self.owner.events[-1]), "a wrong proof")
 
     def test_a_mechanism_that_fails_refuses_and_is_logged(self) -> None:
         self.begin()
@@ -424,6 +426,15 @@ class Closing(DriverTests):
         self.connection.unregisterProducer()
         self.assertEqual(self.wire.sent(), b".")
         self.connection.unregisterProducer()
+
+    def test_a_stream_tells_its_protocol_that_it_is_closing(self) -> None:
+        self.open()
+        self.assertFalse(self.connection.disconnecting)
+        self.connection.registerProducer(object(), True)
+        self.connection.loseConnection()
+        self.assertTrue(self.connection.disconnecting)
+        self.connection.unregisterProducer()
+        self.assertTrue(self.connection.disconnecting)
 
     def test_unregistering_a_producer_closes_nothing_that_was_not_to_be_closed(self) -> None:
         self.open()

@@ -260,8 +260,9 @@ class _Initiator:
         return self._application.buildProtocol(address)
 
     def connected(self, connection: AuthenticatedConnection, application: IProtocol) -> None:
-        if (result := self._ended()) is not None:
-            result.callback(application)
+        result = self._ended()
+        assert result is not None, "an attempt that was given up connects nobody"
+        result.callback(application)
 
     def refused(self, connection: AuthenticatedConnection, reason: Failure) -> None:
         self._failed(reason)
@@ -297,5 +298,6 @@ class _Initiator:
         self._failed(Failure(reason))
         if connection is not None:
             connection.cut(reason)
-        elif connecting is not None:
+        else:
+            assert connecting is not None, "an attempt that is under way is connecting"
             connecting.cancel()

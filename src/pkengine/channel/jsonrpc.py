@@ -140,7 +140,7 @@ def decode_message(payload: bytes) -> Message:
 def _id_of(payload: bytes) -> CallId | None:
     try:
         return _decode_id(payload).id
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
 
 

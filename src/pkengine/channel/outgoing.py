@@ -120,10 +120,9 @@ class OutgoingCalls:
 
     def _cancelled(self, answer: Deferred[Any]) -> None:
         """Forget a call that its caller has cancelled, and tell the peer."""
-        for call_id, call in self._calls.items():
-            if call.answer is answer:
-                self._forget(call_id)
-                break
+        self._forget(
+            next(call_id for call_id, call in self._calls.items() if call.answer is answer)
+        )
 
     def _forget(self, call_id: int) -> None:
         del self._calls[call_id]
