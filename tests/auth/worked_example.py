@@ -50,7 +50,7 @@ def worked_example() -> dict[str, bytes]:
 
 def hexadecimal(octets: bytes) -> str:
     """Write octets as lines of 32."""
-    return "\n".join(octets[i : i + 32].hex(" ", 4) for i in range(0, len(octets), 32))
+    return "\n".join(octets[i : i + 32].hex(" ", -4) for i in range(0, len(octets), 32))
 
 
 if __name__ == "__main__":
