@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
@@ -52,6 +53,8 @@ async def _run(reactor: Any, work: Work) -> None:
         if ended.called:
             return None
         is_interrupted = True
+        # Who interrupts again does not want to wait for the cleaning up.
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(ExitStatus.INTERRUPTED))
         running.cancel()
         return ended
 

@@ -48,6 +48,10 @@ def run_kept(work: Callable[[Path], int]) -> int:
     worker = os.fork()
     if worker == 0:
         try:
+            # A group of its own: what the terminal sends reaches the keeper, which passes it
+            # on once.  Writing to the terminal is allowed to groups in the background.
+            os.setpgid(0, 0)
+            signal.signal(signal.SIGTTOU, signal.SIG_IGN)
             for number in (signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, _exit)
             _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -58,7 +62,7 @@ def run_kept(work: Callable[[Path], int]) -> int:
         finally:
             _end_all(folder)
     for number in _ENDING:
-        signal.signal(number, lambda number, frame: _forward(worker, number))
+        signal.signal(number, lambda number, frame: _pass_on(number, worker))
     try:
         _, wait_status = os.waitpid(worker, 0)
     finally:
@@ -80,7 +84,8 @@ def _exit(number: int, frame: object) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _forward(worker: int, number: int) -> None:
+def _pass_on(number: int, worker: int) -> None:
+    signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(ProcessLookupError):
         os.kill(worker, number)
 
