@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import re
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from pkengine.auth.fields import MAX_MESSAGE, MessageReader, decode_fields, encode_fields, frame
 from pkengine.auth.ready import Ready
 from pkengine.errors import AuthenticationError
+from pkengine.keys import Pin
 
 FIELDS = st.lists(st.binary(max_size=40), max_size=6)
 NOW = datetime.datetime(2026, 5, 4, 3, 2, 1, 250000, tzinfo=datetime.timezone.utc)
@@ -92,6 +95,13 @@ class ReadyMessage(SynchronousTestCase):
             int(NOW.timestamp() * 1000).to_bytes(8, "big"),
         )
         self.assertEqual(READY.encode(), frame(expected))
+
+    def test_the_documented_example_is_what_is_sent(self) -> None:
+        pages = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+        lines = re.findall(r"^[0-9a-f]{4}  ((?:[0-9a-f]{2} )+)", pages, re.MULTILINE)
+        documented = bytes.fromhex("".join(lines))
+        acceptor, initiator = Pin(bytes(range(32))), Pin(bytes(range(32, 64)))
+        self.assertEqual(Ready("pin", str(acceptor), str(initiator), NOW).encode(), documented)
 
     def test_every_truncation_is_refused(self) -> None:
         message = self.encoded()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from pkengine.channel.jsonrpc import encode_request
 from pkengine.channel.records import JSONRPC, MAX_PAYLOAD, PING, RecordReader, encode_record
 from pkengine.errors import ProtocolViolation
 
@@ -40,6 +44,13 @@ class Records(SynchronousTestCase):
     def test_the_header_is_that_of_the_protocol(self) -> None:
         self.assertEqual(encode_record(JSONRPC, b"{}"), b"\x00\x00\x00\x02\x01{}")
         self.assertEqual(encode_record(PING, b""), b"\x00\x00\x00\x00\x02")
+
+    def test_the_documented_example_is_what_is_sent(self) -> None:
+        pages = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+        example = re.search(r"^((?:[0-9a-f]{2} ){5})(\{.*\})$", pages, re.MULTILINE)
+        assert example is not None
+        record = encode_record(JSONRPC, encode_request(1, "Host.ping2", {}))
+        self.assertEqual(record, bytes.fromhex(example[1]) + example[2].encode())
 
     def test_a_record_over_the_limit_is_refused_by_its_header_alone(self) -> None:
         reader = RecordReader()
