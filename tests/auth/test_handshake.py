@@ -8,6 +8,8 @@ import statistics
 import time
 from collections.abc import Callable
 
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, x25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -15,6 +17,7 @@ from zope.interface.verify import verifyObject
 
 from pkengine.auth.akep2 import HmacAuthenticator
 from pkengine.auth.fields import MAX_MESSAGE, decode_fields, encode_fields, frame
+from pkengine.auth.handshake import Hello
 from pkengine.auth.key_schedule import PROTOCOL
 from pkengine.auth.pake import GUESS_INTERVAL_S, GUESSES, Spake2PlusAuthenticator, register_pair
 from pkengine.auth.peer import Role, TrustedPeer
@@ -597,6 +600,36 @@ class UnknownKeys(EveryMechanism):
                 answer = acceptor.receive(changed(initiator.start(), **values))
                 self.assertTrue(answer)
                 self.refused(acceptor.receive, frame(encode_fields(bytes(32))))
+
+    def test_an_end_without_a_known_key_never_tells_who_the_peer_is(self) -> None:
+        """Also if a proof under the key that nobody knows could be right."""
+        for ends in (hmac_ends(), spake2plus_ends()):
+            m1 = changed(ends.agent.initiator("engine").start(), key_id=bytes(16))
+            hello = Hello.from_fields(fields_of(m1))
+            self.refused(ends.engine._choose(hello).judge, hello)
+
+
+class UnusableShares(EveryMechanism):
+    def refuses_share(self, *share: bytes) -> None:
+        ends = sign_ends()
+        acceptor = ends.engine.acceptor()
+        acceptor.start()
+        m1 = changed(ends.agent.initiator("engine").start(), share=encode_fields(*share))
+        self.refused(acceptor.receive, m1)
+
+    def spki(self, key: ec.EllipticCurvePrivateKey | ed448.Ed448PrivateKey) -> bytes:
+        return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+    def test_a_share_of_small_order_is_refused(self) -> None:
+        good = self.spki(ec.generate_private_key(ec.SECP256R1()))
+        for share in (bytes(32), b"\1" + bytes(31), bytes(31), b""):
+            self.refuses_share(share, good)
+
+    def test_a_key_that_is_neither_p256_nor_ed25519_is_refused(self) -> None:
+        share = x25519.X25519PrivateKey.generate().public_key().public_bytes_raw()
+        for key in (ec.generate_private_key(ec.SECP384R1()), ed448.Ed448PrivateKey.generate()):
+            self.refuses_share(share, self.spki(key))
+        self.refuses_share(share, b"no key at all")
 
 
 class Guessing(EveryMechanism):

@@ -40,6 +40,7 @@ FAILED                          everything raises
 
 from __future__ import annotations
 
+import abc
 import enum
 import hmac
 import time
@@ -186,7 +187,7 @@ class Policy:
     clock: Clock = utc_now
 
 
-class _Handshake:
+class _Handshake(abc.ABC):
     """What both ends of a handshake have in common."""
 
     _role: Role
@@ -222,8 +223,9 @@ class _Handshake:
             raise AuthenticationError("There is no protection without an outcome.")
         return records
 
+    @abc.abstractmethod
     def _advance(self, data: bytes) -> bytes:
-        raise NotImplementedError
+        """Take the next octets, in any state but the first and the last."""
 
     def _begin(self, state: _State) -> None:
         if self._state is not _State.NEW:
