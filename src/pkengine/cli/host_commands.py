@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
 from pkengine.cli.engine_options import EngineOptions, json_option
 from pkengine.cli.exit_status import CommandFailed, ExitStatus
-from pkengine.cli.login import read_password
+from pkengine.cli.host_facts import host_facts
+from pkengine.cli.host_options import (
+    PORT,
+    check_at_most_one,
+    check_one_way_in,
+    ssh_options,
+    ssh_password,
+    wait_options,
+)
 from pkengine.cli.terminal import (
     ask,
-    ask_password,
     is_interactive,
     show,
     show_columns,
@@ -21,88 +26,14 @@ from pkengine.cli.terminal import (
     tell,
 )
 from pkengine.errors import InvalidKeyText
-from pkengine.keys import Secret, SshFingerprint, SshPublicKey
+from pkengine.keys import SshFingerprint, SshPublicKey
 
 if TYPE_CHECKING:
     from pkengine.cli.rest_client import Entity, RestClient
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-_PORT = click.IntRange(1, 65535)
-
 _UP = ("up",)
 _MAINTENANCE = ("maintenance",)
 _IN_WORDS = {"maintenance": "in maintenance"}
-
-
-def _read_fingerprint(context: object, option: object, text: str | None) -> SshFingerprint | None:
-    try:
-        return None if text is None else SshFingerprint.parse(text)
-    except InvalidKeyText as error:
-        raise click.BadParameter(str(error)) from None
-
-
-def _read_public_key(context: object, option: object, text: str | None) -> SshPublicKey | None:
-    """Take a key as a line, or as the name of a file that holds the line."""
-    if text is None:
-        return None
-    try:
-        return SshPublicKey.parse(text if " " in text.strip() else Path(text).read_text("utf-8"))
-    except OSError as error:
-        raise click.BadParameter(f"Cannot read {text}: {error.strerror}.") from None
-    except (InvalidKeyText, UnicodeDecodeError) as error:
-        raise click.BadParameter(str(error)) from None
-
-
-def _options(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
-    def decorate(command: _Command) -> _Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-_ssh_options = _options(
-    click.option("--ssh-port", type=_PORT, help="[default: 22, or as stored]"),
-    click.option("--ssh-user", help="Who logs in; root, or may use sudo. [default: root]"),
-    click.option(
-        "--fingerprint",
-        callback=_read_fingerprint,
-        metavar="SHA256:…",
-        help="The host key must have this fingerprint, as 'ssh-keygen -l' prints it.",
-    ),
-    click.option(
-        "--ssh-public-key",
-        callback=_read_public_key,
-        metavar="KEY",
-        help="The host key must be this one: a line of OpenSSH's form, or a .pub file.",
-    ),
-    click.option(
-        "--password-file",
-        metavar="FILE",
-        help="Holds the SSH password in its first line; - is standard input.",
-    ),
-    click.option("--ask-password", "is_asking", is_flag=True, help="Ask for the SSH password."),
-    click.option(
-        "--use-engine-key",
-        is_flag=True,
-        help="Log in with the engine's own SSH key; see 'pkengine ssh-key'.",
-    ),
-)
-_wait_options = _options(
-    click.option(
-        "--wait/--no-wait", default=True, show_default=True, help="Wait until it is done."
-    ),
-    click.option(
-        "--timeout",
-        "timeout_s",
-        type=click.FloatRange(min=1),
-        default=600.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="How long to wait.",
-    ),
-)
 
 
 @click.group()
@@ -113,9 +44,9 @@ def host() -> None:
 @host.command()
 @click.argument("name")
 @click.argument("address")
-@_ssh_options
+@ssh_options
 @click.option("--trust-on-first-use", is_flag=True, help="Accept whatever key the host has.")
-@click.option("--port", type=_PORT, help="Where the agent will listen. [default: 54321]")
+@click.option("--port", type=PORT, help="Where the agent will listen. [default: 54321]")
 @click.option("--cluster", metavar="NAME", help="[default: Default]")
 @click.option("--comment")
 @click.option(
@@ -124,7 +55,7 @@ def host() -> None:
     show_default=True,
     help="Let it be up at the end, or in maintenance.",
 )
-@_wait_options
+@wait_options
 @json_option
 @click.pass_obj
 def add(
@@ -152,8 +83,8 @@ def add(
     At a terminal, a host key that was not given is shown and asked about.
     """
     key_options = (fingerprint, ssh_public_key, trust_on_first_use or None)
-    _at_most_one(key_options, "--fingerprint, --ssh-public-key and --trust-on-first-use")
-    _one_way_in(password_file, is_asking, use_engine_key)
+    check_at_most_one(key_options, "--fingerprint, --ssh-public-key and --trust-on-first-use")
+    check_one_way_in(password_file, is_asking, use_engine_key)
     is_key_open = not any(key_options)
     if is_key_open and not is_interactive():
         raise click.UsageError(
@@ -179,7 +110,7 @@ def add(
             user=ssh_user,
             fingerprint=given,
             public_key=ssh_public_key,
-            password=_password(password_file, is_asking, address),
+            password=ssh_password(password_file, is_asking, address),
         )
         since = await newest_event(client)
         added = await add_host(
@@ -207,9 +138,9 @@ def add(
 
 @host.command()
 @click.argument("name")
-@_ssh_options
+@ssh_options
 @click.option("--activate/--no-activate", default=True, show_default=True)
-@_wait_options
+@wait_options
 @json_option
 @click.pass_obj
 def install(
@@ -232,8 +163,8 @@ def install(
     The engine logs in with its own SSH key unless told otherwise.  A host whose SSH key
     changed is accepted again by giving the new one.
     """
-    _at_most_one((fingerprint, ssh_public_key), "--fingerprint and --ssh-public-key")
-    _one_way_in(password_file, is_asking, use_engine_key)
+    check_at_most_one((fingerprint, ssh_public_key), "--fingerprint and --ssh-public-key")
+    check_one_way_in(password_file, is_asking, use_engine_key)
 
     async def work(client: RestClient) -> None:
         from pkengine.cli.hosts import SshAccess, act, find_host, newest_event
@@ -244,7 +175,7 @@ def install(
             user=ssh_user,
             fingerprint=fingerprint,
             public_key=ssh_public_key,
-            password=_password(password_file, is_asking, found["address"]),
+            password=ssh_password(password_file, is_asking, found["address"]),
         )
         since = await newest_event(client)
         await act(client, found, "install", ssh=access.entity(), activate=activate, reboot=False)
@@ -263,7 +194,7 @@ def install(
 
 @host.command()
 @click.argument("name")
-@_wait_options
+@wait_options
 @json_option
 @click.pass_obj
 def activate(
@@ -276,7 +207,7 @@ def activate(
 @host.command()
 @click.argument("name")
 @click.option("--reason", help="Why, for the event log.")
-@_wait_options
+@wait_options
 @json_option
 @click.pass_obj
 def deactivate(
@@ -355,7 +286,7 @@ def show_(engine: EngineOptions, name: str, as_json: bool) -> None:
         if as_json:
             show_json(found)
             return
-        facts = _facts(found)
+        facts = host_facts(found)
         width = max(len(label) for label, _ in facts)
         for label, value in facts:
             show(f"{label:<{width}}  {value}")
@@ -365,7 +296,7 @@ def show_(engine: EngineOptions, name: str, as_json: bool) -> None:
 
 @host.command()
 @click.argument("address")
-@click.option("--port", type=_PORT, default=22, show_default=True, help="Of the SSH server.")
+@click.option("--port", type=PORT, default=22, show_default=True, help="Of the SSH server.")
 @json_option
 @click.pass_obj
 def fingerprint(engine: EngineOptions, address: str, port: int, as_json: bool) -> None:
@@ -480,51 +411,3 @@ async def _finish(
     else:
         status = str(entity["status"])
         show(f"Host {entity['name']} is {_IN_WORDS.get(status, status)}.")
-
-
-def _facts(found: Entity) -> list[tuple[str, str]]:
-    ssh = found.get("ssh") or {}
-    system = found.get("os") or {}
-    version = (system.get("version") or {}).get("full_version", "")
-    trust = found.get("trust") or {}
-    pins = (trust.get("pins") or {}).get("pin") or []
-    facts = [
-        ("Name", found.get("name")),
-        ("Id", found.get("id")),
-        ("Address", found.get("address")),
-        ("Status", found.get("status")),
-        ("Detail", found.get("status_detail")),
-        ("Agent port", found.get("port")),
-        ("Agent version", found.get("agent_version")),
-        ("Agent keys", " ".join(pins)),
-        ("Mechanism", trust.get("mechanism")),
-        ("SSH", f"{(ssh.get('user') or {}).get('user_name', '')} port {ssh.get('port', '')}"),
-        ("SSH fingerprint", ssh.get("fingerprint")),
-        ("SSH key trusted by", ssh.get("key_source")),
-        ("SSH host key", ssh.get("public_key")),
-        ("Operating system", f"{system.get('type', '')} {version}".strip()),
-        ("CPU", (found.get("cpu") or {}).get("name")),
-        ("Memory", _mebibytes(found.get("memory"))),
-        ("Comment", found.get("comment")),
-    ]
-    return [(label, str(value)) for label, value in facts if value]
-
-
-def _mebibytes(octets: object) -> str:
-    return f"{int(str(octets)) // 1048576} MiB" if octets else ""
-
-
-def _one_way_in(path: str | None, is_asking: bool, use_engine_key: bool) -> None:
-    ways = (path, is_asking or None, use_engine_key or None)
-    _at_most_one(ways, "--password-file, --ask-password and --use-engine-key")
-
-
-def _password(path: str | None, is_asking: bool, address: str) -> Secret | None:
-    if path is not None:
-        return read_password(path)
-    return Secret(ask_password(f"SSH password for {address}")) if is_asking else None
-
-
-def _at_most_one(values: tuple[object, ...], names: str) -> None:
-    if sum(value is not None for value in values) > 1:
-        raise click.UsageError(f"Give only one of {names}.")

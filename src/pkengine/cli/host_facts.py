@@ -1,0 +1,41 @@
+"""What ``pkengine host show`` tells of a host."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pkengine.cli.rest_client import Entity
+
+
+def host_facts(found: Entity) -> list[tuple[str, str]]:
+    """Give labels and values, without those that are not known."""
+    ssh = found.get("ssh") or {}
+    system = found.get("os") or {}
+    version = (system.get("version") or {}).get("full_version", "")
+    trust = found.get("trust") or {}
+    pins = (trust.get("pins") or {}).get("pin") or []
+    facts = [
+        ("Name", found.get("name")),
+        ("Id", found.get("id")),
+        ("Address", found.get("address")),
+        ("Status", found.get("status")),
+        ("Detail", found.get("status_detail")),
+        ("Agent port", found.get("port")),
+        ("Agent version", found.get("agent_version")),
+        ("Agent keys", " ".join(pins)),
+        ("Mechanism", trust.get("mechanism")),
+        ("SSH", f"{(ssh.get('user') or {}).get('user_name', '')} port {ssh.get('port', '')}"),
+        ("SSH fingerprint", ssh.get("fingerprint")),
+        ("SSH key trusted by", ssh.get("key_source")),
+        ("SSH host key", ssh.get("public_key")),
+        ("Operating system", f"{system.get('type', '')} {version}".strip()),
+        ("CPU", (found.get("cpu") or {}).get("name")),
+        ("Memory", _mebibytes(found.get("memory"))),
+        ("Comment", found.get("comment")),
+    ]
+    return [(label, str(value)) for label, value in facts if value]
+
+
+def _mebibytes(octets: object) -> str:
+    return f"{int(str(octets)) // 1048576} MiB" if octets else ""

@@ -1,0 +1,120 @@
+"""The options that say how to get into a host, and how long to wait for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from pkengine.cli.login import read_password
+from pkengine.cli.terminal import ask_password
+from pkengine.errors import InvalidKeyText
+from pkengine.keys import Secret, SshFingerprint, SshPublicKey
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+PORT = click.IntRange(1, 65535)
+
+
+def _read_fingerprint(context: object, option: object, text: str | None) -> SshFingerprint | None:
+    try:
+        return None if text is None else SshFingerprint.parse(text)
+    except InvalidKeyText as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _read_public_key(context: object, option: object, text: str | None) -> SshPublicKey | None:
+    """Take a key as a line, or as the name of a file that holds the line."""
+    if text is None:
+        return None
+    try:
+        return SshPublicKey.parse(text if " " in text.strip() else Path(text).read_text("utf-8"))
+    except OSError as error:
+        raise click.BadParameter(f"Cannot read {text}: {error.strerror}.") from None
+    except (InvalidKeyText, UnicodeDecodeError) as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _options(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+    def decorate(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+ssh_options = _options(
+    click.option("--ssh-port", type=PORT, help="[default: 22, or as stored]"),
+    click.option("--ssh-user", help="Who logs in; root, or may use sudo. [default: root]"),
+    click.option(
+        "--fingerprint",
+        callback=_read_fingerprint,
+        metavar="SHA256:…",
+        help="The host key must have this fingerprint, as 'ssh-keygen -l' prints it.",
+    ),
+    click.option(
+        "--ssh-public-key",
+        callback=_read_public_key,
+        metavar="KEY",
+        help="The host key must be this one: a line of OpenSSH's form, or a .pub file.",
+    ),
+    click.option(
+        "--password-file",
+        metavar="FILE",
+        help="Holds the SSH password in its first line; - is standard input.",
+    ),
+    click.option("--ask-password", "is_asking", is_flag=True, help="Ask for the SSH password."),
+    click.option(
+        "--use-engine-key",
+        is_flag=True,
+        help="Log in with the engine's own SSH key; see 'pkengine ssh-key'.",
+    ),
+)
+wait_options = _options(
+    click.option(
+        "--wait/--no-wait", default=True, show_default=True, help="Wait until it is done."
+    ),
+    click.option(
+        "--timeout",
+        "timeout_s",
+        type=click.FloatRange(min=1),
+        default=600.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to wait.",
+    ),
+)
+
+
+def check_one_way_in(path: str | None, is_asking: bool, use_engine_key: bool) -> None:
+    """Refuse more than one way to log in.
+
+    Raises:
+        click.UsageError: more than one was given.
+    """
+    ways = (path, is_asking or None, use_engine_key or None)
+    check_at_most_one(ways, "--password-file, --ask-password and --use-engine-key")
+
+
+def ssh_password(path: str | None, is_asking: bool, address: str) -> Secret | None:
+    """Get the password in the way that was chosen; None stands for the engine's own key.
+
+    Raises:
+        CommandFailed: it cannot be read.
+    """
+    if path is not None:
+        return read_password(path)
+    return Secret(ask_password(f"SSH password for {address}")) if is_asking else None
+
+
+def check_at_most_one(values: tuple[object, ...], names: str) -> None:
+    """Refuse options that exclude each other; one that was not given is None.
+
+    Raises:
+        click.UsageError: more than one was given.
+    """
+    if sum(value is not None for value in values) > 1:
+        raise click.UsageError(f"Give only one of {names}.")
