@@ -32,16 +32,7 @@ def interpreter(
 
 
 def choice(*interpreters: Interpreter, for_system: bool = True) -> Interpreter | str:
-    facts = HostFacts(
-        uid=0,
-        home="/root",
-        machine="x86_64",
-        has_systemd=False,
-        interpreters=interpreters,
-        system=Installed(free=0),
-        own=Installed(free=0),
-        has_own_folder=False,
-    )
+    facts = HostFacts(has_systemd=False, interpreters=interpreters)
     return choose_interpreter(facts, NEEDED, for_system=for_system)
 
 
@@ -121,31 +112,39 @@ class ChoiceTests(unittest.TestCase):
 
 
 class FactsTests(unittest.TestCase):
-    LINES = (
-        b"Welcome to host.example!\npkengine uid 0\npkengine home /root\n"
-        b"pkengine machine x86_64\npkengine init systemd\n"
-        b"pkengine system-free 1024\npkengine system-version 00ff\npkengine system-current 00ff\n"
-        b"pkengine own-free 2048\n"
-        b'pkengine python {"path": "/usr/bin/python3.11", "version": [3, 11, 2], '
-        b'"suffix": ".cpython-311-x86_64-linux-gnu.so", "libc": "glibc 2.36", "missing": []}\n'
+    PYTHON = (
+        b'pkengine {"path": "/usr/bin/python3.11", "version": [3, 11, 2], '
+        b'"suffix": ".cpython-311-x86_64-linux-gnu.so", "libc": "glibc 2.36", "missing": [], '
+        b'"home": "/root", "has_own_folder": false, "own": {"free": 2048, "versions": []}, '
+        b'"system": {"free": 1024, "versions": ["00ff"], "current": "00ff"}}\n'
     )
+    LINES = b"Welcome to host.example!\npkengine systemd\n" + PYTHON + b"pkengine end\n"
 
     def test_facts_are_read_and_a_greeting_is_passed_over(self) -> None:
         facts = parse_facts(self.LINES)
         self.assertEqual((interpreter(),), facts.interpreters)
-        self.assertEqual(
-            Installed(free=1 << 20, versions=frozenset({"00ff"}), current="00ff"), facts.system
-        )
-        self.assertEqual(Installed(free=2 << 20), facts.own)
+        installed = Installed(free=1024, versions=frozenset({"00ff"}), current="00ff")
+        self.assertEqual(installed, facts.system)
+        self.assertEqual(Installed(free=2048), facts.own)
         self.assertTrue(facts.has_systemd)
         self.assertFalse(facts.has_own_folder)
 
+    def test_an_interpreter_with_two_names_is_one(self) -> None:
+        facts = parse_facts(self.LINES.replace(self.PYTHON, 2 * self.PYTHON))
+        self.assertEqual((interpreter(),), facts.interpreters)
+
+    def test_a_host_without_an_interpreter_has_none(self) -> None:
+        self.assertEqual((), parse_facts(b"pkengine end\n").interpreters)
+
     def test_whatever_is_cut_off_or_no_fact_is_an_error_with_a_reason(self) -> None:
-        for output in (b"", b"\xff\xfe", self.LINES[:60], self.LINES.replace(b"1024", b"lots")):
+        for output in (
+            b"",
+            b"\xff\xfe",
+            self.LINES.removesuffix(b"end\n"),
+            self.LINES.replace(b"1024", b'"lots"'),
+            self.LINES.replace(b'"version": [3', b'"version": ["'),
+        ):
             self.assertRaises(ValueError, parse_facts, output)
-        self.assertRaises(
-            ValueError, parse_facts, self.LINES.replace(b'"version": [3', b'"version": ["')
-        )
 
     def test_the_folders_are_quoted_for_the_shell(self) -> None:
         command = probe_command(SYSTEM_LAYOUT)

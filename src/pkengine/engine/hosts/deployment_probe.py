@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -21,19 +19,40 @@ _NEEDED_MODULES = (
 )
 #: Systemd hides these from the agent (ProtectHome), and they go when their user goes.
 _PRIVATE_FOLDERS = ("/home/", "/root/", "/run/user/", "/tmp/")  # noqa: S108
-_MARK = "pkengine "
+_MARK = b"pkengine "
 
-#: What an interpreter says of itself, when a host's shell runs it; any Python 3 can.
+#: What an interpreter says of itself and of the host; any Python 3 can run it.
 _DESCRIBE = f"""\
 import importlib.machinery, importlib.util, json, os, sys
-names = getattr(os, "confstr_names", {{}})
-libc = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in names else ""
-print(json.dumps({{
+def place(prefix):
+    versions = prefix + "/versions"
+    found = {{}}
+    try:
+        found["current"] = os.path.basename(os.readlink(prefix + "/current"))
+    except OSError:
+        found["current"] = None
+    try:
+        found["versions"] = [name for name in os.listdir(versions) if not name.startswith(".")]
+    except OSError:
+        found["versions"] = []
+    folder = prefix
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    room = os.statvfs(folder)
+    found["free"] = room.f_frsize * room.f_bavail
+    return found
+libc = "CS_GNU_LIBC_VERSION"
+own = os.path.join(os.path.expanduser("~"), sys.argv[2])
+print("pkengine " + json.dumps({{
     "path": os.path.realpath(sys.executable),
     "version": list(sys.version_info[:3]),
     "suffix": importlib.machinery.EXTENSION_SUFFIXES[0],
-    "libc": libc or "",
+    "libc": os.confstr(libc) if libc in os.confstr_names else "",
     "missing": [n for n in {_NEEDED_MODULES!r} if importlib.util.find_spec(n) is None],
+    "home": os.path.expanduser("~"),
+    "system": place(sys.argv[1]),
+    "own": place(own),
+    "has_own_folder": os.path.isdir(own),
 }}))
 """
 
@@ -64,8 +83,7 @@ class Interpreter(msgspec.Struct, frozen=True):
         return f"{self.platform} ({self.path})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Installed:
+class Installed(msgspec.Struct, frozen=True):
     """What is in a place already.
 
     Attributes:
@@ -79,24 +97,34 @@ class Installed:
     current: str | None = None
 
 
+_NOTHING = Installed(0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
     """What a host has.
 
     Attributes:
-        uid: of the user who is logged in.
         has_systemd: systemd runs the host, and answers.
         interpreters: the system's first.
+        home: of the user who is logged in.
         system: what is in the place for the whole system.
         own: what is in the place for this user alone.
         has_own_folder: the user has made that place.
     """
 
-    uid: int
-    home: str
-    machine: str
     has_systemd: bool
     interpreters: tuple[Interpreter, ...]
+    home: str = ""
+    system: Installed = _NOTHING
+    own: Installed = _NOTHING
+    has_own_folder: bool = False
+
+
+class _Seen(msgspec.Struct, frozen=True):
+    """What an interpreter says of the host."""
+
+    home: str
     system: Installed
     own: Installed
     has_own_folder: bool
@@ -114,35 +142,21 @@ def parse_facts(output: bytes) -> HostFacts:
     Raises:
         ValueError: it is not what the command prints.
     """
-    facts: defaultdict[str, list[str]] = defaultdict(list)
-    for line in output.decode("utf-8", "replace").splitlines():
-        if line.startswith(_MARK):
-            name, _, value = line.removeprefix(_MARK).partition(" ")
-            facts[name].append(value)
+    marked = [line for line in output.split(b"\n") if line.startswith(_MARK)]
+    said = [line.removeprefix(_MARK).strip() for line in marked]
+    if said[-1:] != [b"end"]:
+        raise ValueError(f"it ends with {output[-80:]!r}")
+    descriptions = [text for text in said if text.startswith(b"{")]
     try:
-        return HostFacts(
-            uid=int(facts["uid"][0]),
-            home=facts["home"][0],
-            machine=facts["machine"][0],
-            has_systemd=facts["init"] == ["systemd"],
-            interpreters=tuple(
-                msgspec.json.decode(text, type=Interpreter) for text in facts["python"]
-            ),
-            system=_installed("system", facts),
-            own=_installed("own", facts),
-            has_own_folder=bool(facts["own-folder"]),
-        )
-    except (IndexError, msgspec.DecodeError) as error:
+        interpreters = [msgspec.json.decode(text, type=Interpreter) for text in descriptions]
+        seen = [msgspec.json.decode(text, type=_Seen) for text in descriptions[:1]]
+    except msgspec.DecodeError as error:
         raise ValueError(str(error)) from error
-
-
-def _installed(place: str, facts: Mapping[str, Sequence[str]]) -> Installed:
-    current = facts[f"{place}-current"]
-    return Installed(
-        free=int(facts[f"{place}-free"][0]) * 1024,
-        versions=frozenset(facts[f"{place}-version"]),
-        current=current[0] if current else None,
+    facts = HostFacts(
+        has_systemd=b"systemd" in said,
+        interpreters=tuple({python.path: python for python in interpreters}.values()),
     )
+    return replace(facts, **msgspec.structs.asdict(seen[0])) if seen else facts
 
 
 def choose_interpreter(

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import shutil
 import sys
 import tarfile
 import tempfile
 import zlib
-from typing import IO, Any
+from typing import Any
 
 from pkengine.engine.hosts.on_host.files import locked, relabel
 from pkengine.engine.hosts.on_host.step import StepFailed, last_words, run
 
-_CHUNK = 1 << 18
+#: To zlib: expect the header of gzip, with the largest window.
+_GZIP = 16 + zlib.MAX_WBITS
 
 
 def upload(*, prefix: str, bundle: str, size: int, sha256: str) -> dict[str, Any]:
@@ -29,22 +31,13 @@ def upload(*, prefix: str, bundle: str, size: int, sha256: str) -> dict[str, Any
     os.makedirs(versions, exist_ok=True)
     with locked(prefix):
         _remove_leftovers(versions)
-        archive = _Archive(sys.stdin.buffer)
+        archive = _receive(size, sha256)
         if os.path.isdir(target):  # another engine was quicker
-            archive.drain()
             return {"changed": False}
         partial = tempfile.mkdtemp(prefix=f".{bundle}.partial-", dir=versions)
         try:
             os.chmod(partial, 0o755)  # noqa: S103 - programs are for everybody
-            unreadable = None
-            try:
-                _unpack(archive, partial)
-            except (tarfile.TarError, EOFError, zlib.error) as error:
-                unreadable = error
-            archive.drain()
-            archive.check(size, sha256)
-            if unreadable is not None:
-                raise StepFailed(f"the archive cannot be read: {unreadable}.")
+            _unpack(archive, partial)
             os.symlink(os.path.realpath(sys.executable), os.path.join(partial, "bin", "python3"))
             os.rename(partial, target)
         except BaseException:
@@ -54,33 +47,19 @@ def upload(*, prefix: str, bundle: str, size: int, sha256: str) -> dict[str, Any
     return {"changed": True}
 
 
-class _Archive:
-    """Hashes and counts what is read of the archive."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self._hash = hashlib.sha256()
-        self._size = 0
-
-    def read(self, limit: int) -> bytes:
-        octets = self._stream.read(limit)
-        self._hash.update(octets)
-        self._size += len(octets)
-        return octets
-
-    def drain(self) -> None:
-        while self.read(_CHUNK):
-            pass
-
-    def check(self, size: int, sha256: str) -> None:
-        if self._size != size:
-            raise StepFailed(f"the archive broke off after {self._size} of {size} octets.")
-        if self._hash.hexdigest() != sha256:
-            raise StepFailed("the archive arrived damaged: its SHA-256 is not the expected one.")
+def _receive(size: int, sha256: str) -> bytes:
+    """Read the archive to its end; nothing looks into it before it is known to be whole."""
+    archive = sys.stdin.buffer.read()
+    if len(archive) != size:
+        raise StepFailed(f"the archive broke off after {len(archive)} of {size} octets.")
+    if hashlib.sha256(archive).hexdigest() != sha256:
+        raise StepFailed("the archive arrived damaged: its SHA-256 is not the expected one.")
+    return archive
 
 
-def _unpack(archive: Any, folder: str) -> None:
-    with tarfile.open(fileobj=archive, mode="r|gz", bufsize=_CHUNK) as members:
+def _unpack(archive: bytes, folder: str) -> None:
+    tar = io.BytesIO(zlib.decompress(archive, wbits=_GZIP))
+    with tarfile.open(fileobj=tar, mode="r:") as members:
         for member in members:
             parts = member.name.split("/")
             content = members.extractfile(member) if member.isfile() else None
@@ -89,7 +68,7 @@ def _unpack(archive: Any, folder: str) -> None:
             path = os.path.join(folder, member.name)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path, "wb") as output:
-                shutil.copyfileobj(content, output, _CHUNK)
+                output.write(content.read())
                 os.fchmod(output.fileno(), member.mode & 0o755)
 
 
