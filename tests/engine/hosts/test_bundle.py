@@ -86,30 +86,40 @@ class ContentsTests(unittest.TestCase):
 
 
 class BuildingTests(unittest.TestCase):
+    def setUp(self) -> None:
+        """Let bundles be made of a copy of the package."""
+        self.tree = Path(self.mktemp()).resolve()
+        package = Path(pkengine.__file__).parent
+        shutil.copytree(package, self.tree / "src/pkengine")
+        shutil.copy(Path(__file__).parents[3] / "setup.cfg", self.tree)
+        plugin = self.tree / "twisted/plugins/pkengine_agent.py"
+        plugin.parent.mkdir(parents=True)
+        shutil.copy(bundle_contents._plugin(), plugin)
+        self.patch(bundle_contents, "_package", lambda: self.tree / "src/pkengine")
+
     def test_what_is_the_same_gives_the_same_octets(self) -> None:
-        one, other = shared_bundle(), build_bundle(Path(self.mktemp()))
+        one, other = build_bundle(Path(self.mktemp())), build_bundle(Path(self.mktemp()))
         self.assertEqual((one.hash, one.sha256, one.size), (other.hash, other.sha256, other.size))
         self.assertEqual(one.path.read_bytes(), other.path.read_bytes())
 
     def test_it_is_built_once(self) -> None:
-        before = shared_bundle().path.stat()
-        again = build_bundle(shared_bundle().path.parent)
-        self.assertEqual(shared_bundle(), again)
-        self.assertEqual(before, again.path.stat())
+        directory = Path(self.mktemp())
+        first = build_bundle(directory)
+        before = first.path.stat()
+        self.assertEqual(first, build_bundle(directory))
+        self.assertEqual(before, first.path.stat())
 
     def test_an_archive_that_was_cut_off_is_built_again(self) -> None:
         directory = Path(self.mktemp())
-        shutil.copytree(shared_bundle().path.parent, directory)
-        archive = directory / shared_bundle().path.name
-        with archive.open("r+b") as stream:
+        bundle = build_bundle(directory)
+        with bundle.path.open("r+b") as stream:
             stream.truncate(1000)
-        self.assertEqual(shared_bundle().size, build_bundle(directory).path.stat().st_size)
+        self.assertEqual(bundle.size, build_bundle(directory).path.stat().st_size)
 
     def test_a_changed_agent_is_another_bundle_and_replaces_the_old_one(self) -> None:
-        tree = self._source_tree()
         directory = Path(self.mktemp())
         before = build_bundle(directory)
-        with (tree / "src/pkengine/agent/service.py").open("a") as stream:
+        with (self.tree / "src/pkengine/agent/service.py").open("a") as stream:
             stream.write("# a change\n")
         after = build_bundle(directory)
         self.assertNotEqual(before.hash, after.hash)
@@ -117,23 +127,10 @@ class BuildingTests(unittest.TestCase):
         self.assertEqual(after, build_bundle(directory))
 
     def test_a_changed_engine_is_no_reason_to_send_the_agent_again(self) -> None:
-        tree = self._source_tree()
         before = build_bundle(Path(self.mktemp()))
-        with (tree / "src/pkengine/engine/model.py").open("a") as stream:
+        with (self.tree / "src/pkengine/engine/model.py").open("a") as stream:
             stream.write("# a change\n")
         self.assertEqual(before.hash, build_bundle(Path(self.mktemp())).hash)
-
-    def _source_tree(self) -> Path:
-        """Copy the package, and let the bundle be made of the copy."""
-        tree = Path(self.mktemp())
-        package = Path(pkengine.__file__).parent
-        shutil.copytree(package, tree / "src/pkengine")
-        shutil.copy(Path(__file__).parents[3] / "setup.cfg", tree)
-        plugin = tree / "twisted/plugins/pkengine_agent.py"
-        plugin.parent.mkdir(parents=True)
-        shutil.copy(bundle_contents._plugin(), plugin)
-        self.patch(bundle_contents, "_package", lambda: (tree / "src/pkengine").resolve())
-        return tree
 
     def test_a_package_that_is_missing_is_named(self) -> None:
         find = importlib.metadata.distribution
