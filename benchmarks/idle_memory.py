@@ -3,7 +3,8 @@
     python benchmarks/idle_memory.py [--connections N]
 
 One after the other: plain TCP, Twisted's own TLS, channels that were accepted and channels
-that were dialled.  The process that is measured holds only its own ends; the other ends
+that were dialled, these with the post-quantum key exchange, which is the default, and with the
+classical one.  The process that is measured holds only its own ends; the other ends
 are in a second process.  What counts is Private_Clean and Private_Dirty of
 smaps_rollup, after the connections less before the first.
 """
@@ -34,6 +35,8 @@ KINDS = {
     "Twisted TLS, accepted": ("tls", "listen"),
     "channel, accepted": ("channel", "listen"),
     "channel, dialled": ("channel", "dial"),
+    "channel, accepted, classical": ("classical", "listen"),
+    "channel, dialled, classical": ("classical", "dial"),
 }
 GOAL_KIB = 36
 WARM_UP = 20
@@ -63,17 +66,22 @@ class Ends:
         self.server, self.client = key_pairs(directory)
         self.verbs = Verbs()
         self.verbs.add("echo", dict, lambda params, _: params)
+        self.is_channel = kind in ("channel", "classical")
         self.dialler = PinAuthenticator(
-            self.client, MemoryTrustStore([TrustedPeer("server", self.server.pin)])
+            self.client,
+            MemoryTrustStore([TrustedPeer("server", self.server.pin)]),
+            post_quantum=kind != "classical",
         )
         self.acceptor = PinAuthenticator(
-            self.server, MemoryTrustStore([TrustedPeer("client", self.client.pin)])
+            self.server,
+            MemoryTrustStore([TrustedPeer("client", self.client.pin)]),
+            post_quantum=kind != "classical",
         )
         self.kept: list[Any] = []
 
     async def listen(self) -> int:
         endpoint = TCP4ServerEndpoint(reactor, 0, backlog=1024, interface="127.0.0.1")
-        if self.kind == "channel":
+        if self.is_channel:
             port = await listen_channel(reactor, endpoint, self.acceptor, verbs=self.verbs)
         else:
             factory: Any = Factory.forProtocol(Greeter)
@@ -86,7 +94,7 @@ class Ends:
 
     async def dial(self, port: int) -> None:
         endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
-        if self.kind == "channel":
+        if self.is_channel:
             self.kept.append(
                 await connect_channel(
                     reactor, endpoint, self.dialler, expected="server", verbs=self.verbs
@@ -184,11 +192,12 @@ def main() -> None:
         found = {}
         for title, (kind, measured) in KINDS.items():
             found[title] = measure(directory, kind, measured, options.connections)
-            print(f"{title:24s} {found[title]:6.1f} KiB a connection", flush=True)
+            print(f"{title:29s} {found[title]:6.1f} KiB a connection", flush=True)
     ratio = found["channel, accepted"] / found["Twisted TLS, accepted"]
     print(f"channel / Twisted TLS: {ratio:.2f}")
-    worst = max(found["channel, accepted"], found["channel, dialled"])
-    print(f"channel: {worst:.1f} KiB (goal: at most {GOAL_KIB} at 2,000)")
+    for variant in ("", ", classical"):
+        worst = max(found[f"channel, {end}{variant}"] for end in ("accepted", "dialled"))
+        print(f"channel{variant}: {worst:.1f} KiB (goal: at most {GOAL_KIB} at 2,000)")
 
 
 if __name__ == "__main__":

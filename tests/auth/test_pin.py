@@ -92,7 +92,7 @@ class BothEndsAgree(SynchronousTestCase):
         facts = initiator.outcome.facts
         self.assertEqual(facts, acceptor.outcome.facts)
         self.assertEqual(facts["tls_version"], "TLSv1.3")
-        self.assertEqual(facts["tls_group"], "secp256r1")
+        self.assertTrue(facts["tls_group"])
         self.assertEqual(facts["cipher"], "TLS_AES_128_GCM_SHA256")
         self.assertEqual(len(bytes.fromhex(facts["channel_binding"])), 32)
 
@@ -104,15 +104,15 @@ class BothEndsAgree(SynchronousTestCase):
             bindings.add(initiator.outcome.facts["channel_binding"])
         self.assertEqual(len(bindings), 2)
 
-    def test_a_post_quantum_key_exchange_is_used_where_both_want_it(self) -> None:
-        initiator, acceptor = ends(post_quantum=True).dial()
+    def test_a_post_quantum_key_exchange_is_used_unless_one_end_does_without(self) -> None:
+        initiator, acceptor = ends().dial()
         run(initiator, acceptor)
-        best = initiator.outcome.facts["tls_group"]
-        self.assertNotEqual(best, "secp256r1")
-        plain, modern = ends(), ends(post_quantum=True)
-        initiator, acceptor = modern.engine.initiator(), plain.agent.acceptor()
-        run(initiator, acceptor)
-        self.assertEqual(initiator.outcome.facts["tls_group"], "secp256r1")
+        self.assertNotEqual(initiator.outcome.facts["tls_group"], "secp256r1")
+        modern, plain = ends(), ends(post_quantum=False)
+        for one, other in ((modern, plain), (plain, modern)):
+            initiator, acceptor = one.engine.initiator(), other.agent.acceptor()
+            run(initiator, acceptor)
+            self.assertEqual(initiator.outcome.facts["tls_group"], "secp256r1")
 
     def test_kinds_of_keys_may_be_mixed(self) -> None:
         for engine, agent in ((ED25519, AGENT), (ENGINE, ED25519)):

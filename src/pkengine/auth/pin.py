@@ -9,7 +9,7 @@ from __future__ import annotations
 from zope.interface import implementer
 
 from pkengine.auth.fields import MessageReader
-from pkengine.auth.folder import TrustFolder
+from pkengine.auth.folder import TrustFolder, is_yes
 from pkengine.auth.peer import Authenticated, Role, TrustedPeer
 from pkengine.auth.ready import Ready
 from pkengine.auth.tls import TlsSession, pinned_context
@@ -30,8 +30,8 @@ class PinAuthenticator:
         key_pair: who this end is.
         trust: whom it accepts; read anew for each connection.
         clock: gives the time of day, for the *ready* message.
-        post_quantum: use a post-quantum key exchange where the peer has it too, for 8 KiB
-            more memory a connection.
+        post_quantum: use a post-quantum key exchange where the peer has it too, which takes
+            some 6 KiB more memory a connection.
     """
 
     mechanism = MECHANISM
@@ -42,7 +42,7 @@ class PinAuthenticator:
         trust: ITrustStore,
         *,
         clock: Clock = utc_now,
-        post_quantum: bool = False,
+        post_quantum: bool = True,
     ) -> None:
         self.trust = trust
         self.pin = key_pair.pin
@@ -50,9 +50,9 @@ class PinAuthenticator:
         self.context = pinned_context(key_pair, post_quantum=post_quantum)
 
     @classmethod
-    def from_folder(cls, folder: TrustFolder) -> PinAuthenticator:
-        """Take the key pair and the trust of a folder."""
-        return cls(folder.key_pair, folder.trust)
+    def from_folder(cls, folder: TrustFolder, postQuantum: str = "yes") -> PinAuthenticator:
+        """Take the key pair and the trust of a folder; `postQuantum` is "yes" or "no"."""
+        return cls(folder.key_pair, folder.trust, post_quantum=is_yes(postQuantum))
 
     def initiator(self, expected: str | None = None, channel_binding: bytes = b"") -> PinExchange:
         """Begin as the TLS client; `expected` is the name that the peer must have.

@@ -20,7 +20,8 @@ Then:
 ``timeout=SECONDS``
     how long authentication may take; 10 where it is not given.
 
-More arguments go to the mechanism: ``requireDirect=yes`` for those that pass a proxy.
+More arguments go to the mechanism: ``requireDirect=yes`` for those that pass a proxy,
+``postQuantum=no`` for `pin`.
 """
 
 from __future__ import annotations

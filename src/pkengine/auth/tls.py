@@ -43,15 +43,15 @@ _CIPHERS = b"TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM
 Judge = Callable[[Pin], None]
 
 
-def pinned_context(key_pair: KeyPair, *, post_quantum: bool = False) -> SSL.Context:
+def pinned_context(key_pair: KeyPair, *, post_quantum: bool = True) -> SSL.Context:
     """Make the context for all sessions, of both roles, of one key pair.
 
     Args:
         key_pair: who this end is.
-        post_quantum: let OpenSSL choose the key exchange, which is X25519MLKEM768 where
-            both ends have it, and the cipher.  It keeps those keys for as long as the
-            connection lives, 8 KiB for each.  Else the key exchange is ECDH on P-256, with
-            the ciphers of TLS 1.3 that are as strong, 128 bits, first.
+        post_quantum: leave the key exchange to OpenSSL, which is X25519MLKEM768 where both
+            ends have it, so that what is recorded today is not read by a quantum computer
+            later.  OpenSSL keeps such keys for as long as the connection lives, some 6 KiB.
+            Else the key exchange is ECDH on P-256.
     """
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
@@ -59,9 +59,9 @@ def pinned_context(key_pair: KeyPair, *, post_quantum: bool = False) -> SSL.Cont
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_session_id(b"pkengine")
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    context.set_tls13_ciphersuites(_CIPHERS)
     if not post_quantum:
         context.set_tmp_ecdh(ec.SECP256R1())
-        context.set_tls13_ciphersuites(_CIPHERS)
     context.use_privatekey(key_pair.private_key)
     context.use_certificate(key_pair.certificate)
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verify)
