@@ -13,8 +13,8 @@ folder of its own and a link that leads there:
 "whole" goes on in both ways with what follows on the host until the service could start: load
 the new version, make the host's key and write the engine's, let the engine's SSH key in.
 Starting the service is in neither.  The host's files are in memory (/dev/shm), because some
-hundred new files cost both the same on a disk, and as much as that disk is busy.  Rounds alternate, so that whatever else the machine does
-meets both; medians are compared.
+hundred new files cost both the same on a disk, and as much as that disk is busy.  Rounds
+alternate, so that whatever else the machine does meets both; medians are compared.
 """
 
 from __future__ import annotations

@@ -59,14 +59,17 @@ def _receive(size: int, sha256: str) -> bytes:
 
 def _unpack(archive: bytes, folder: str) -> None:
     tar = io.BytesIO(zlib.decompress(archive, wbits=_GZIP))
+    made = set()
     with tarfile.open(fileobj=tar, mode="r:") as members:
         for member in members:
-            parts = member.name.split("/")
+            parts = tuple(member.name.split("/"))
             content = members.extractfile(member) if member.isfile() else None
             if content is None or "" in parts or ".." in parts:
                 raise StepFailed(f"the archive holds {member.name!r}, which is no plain file.")
             path = os.path.join(folder, member.name)
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            if parts[:-1] not in made:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                made.add(parts[:-1])
             with open(path, "wb") as output:
                 output.write(content.read())
                 os.fchmod(output.fileno(), member.mode & 0o755)
