@@ -27,6 +27,9 @@ BELOW: dict[str, set[str]] = {
     "cli": {"errors", "interfaces", "keys", "auth", "channel", "ssh", "agent", "engine"},
 }
 
+#: Programs that the engine carries to hosts, where they are the top; here nothing imports them.
+CARRIED = ("engine/hosts/bundle_main.py", "engine/hosts/on_host")
+
 #: What `pip install pkengine` brings, without an extra.
 PLAIN_LAYERS = ("errors", "interfaces", "keys", "auth")
 BEYOND_PLAIN = (
@@ -44,10 +47,11 @@ BEYOND_PLAIN = (
 
 
 def modules() -> Iterator[tuple[str, Path]]:
-    """Give each module of the package: its layer, and its file."""
+    """Give each module of the package that runs here: its layer, and its file."""
     for path in sorted(PACKAGE.rglob("*.py")):
         layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        if layer != "__init__":
+        is_carried = path.relative_to(PACKAGE).as_posix().startswith(CARRIED)
+        if layer != "__init__" and not is_carried:
             yield layer, path
 
 

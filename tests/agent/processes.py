@@ -28,7 +28,9 @@ _TWISTD = "from twisted.scripts.twistd import run; run()"
 _PKAGENT = "from pkengine.cli.pkagent import main; main()"
 _PKAGENT_AS_NOBODY = """\
 import os
-import msgspec, pkengine.agent.control_client, pkengine.agent.initialization, pkengine.cli.pkagent
+import msgspec, pkengine.agent.control_client, pkengine.agent.control_verbs
+import pkengine.agent.initialization, pkengine.auth.trust, pkengine.channel.verbs
+import pkengine.cli.pkagent
 os.setgroups([]); os.setgid(65534); os.setuid(65534)  # all is imported: it may lie out of reach
 pkengine.cli.pkagent.main()
 """
