@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import enum
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from pkengine.engine.clock import utc_now
 from pkengine.engine.model import Event, Host, Origin, Severity
+from pkengine.engine.paging import Pages
 from pkengine.engine.publisher import Publisher
+from pkengine.engine.search import Search
 from pkengine.engine.store import Store
 from pkengine.engine.store import events as queries
 from pkengine.errors import NotFound
+
+#: What a search may name.
+EVENT_FIELDS: Collection[str] = queries.SEARCHED
 
 
 class EventCode(enum.IntEnum):
@@ -73,6 +78,15 @@ class Events:
             newest_first=newest_first,
             host_id=host_id,
         )
+
+    async def find(self, search: Search, limit: int, *, after: int | None = None) -> Pages[Event]:
+        """Give what a search finds, the newest first where it names no order.
+
+        Raises:
+            InvalidSearch: a value does not fit its field.
+        """
+        ids = await self._store.read(queries.find_ids, search, limit, after=after)
+        return Pages(ids, lambda some: self._store.read(queries.events_by_ids, some))
 
     async def get(self, event_id: int) -> Event:
         """Give one event.

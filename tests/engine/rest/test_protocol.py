@@ -239,7 +239,7 @@ class FaultTests(ProtocolTestCase):
         def fail(*args: object) -> None:
             raise ZeroDivisionError("a secret of the engine")
 
-        self.patch(self.engine.hosts, "list", fail)
+        self.patch(self.engine.hosts, "find", fail)
         for accept in ("application/xml", "application/json"):
             reply = await self.engine.get("/hosts", accept=accept)
             self.assertEqual(reply.status, 500)
@@ -255,7 +255,7 @@ class FaultTests(ProtocolTestCase):
         def fail(*args: object) -> None:
             raise StoreError("The database cannot be used: disk I/O error.")
 
-        self.patch(self.engine.hosts, "list", fail)
+        self.patch(self.engine.hosts, "find", fail)
         self.assertEqual((await self.engine.get("/hosts")).status, 503)
 
     async def test_parameters_that_are_no_text_or_too_many_are_refused(self) -> None:

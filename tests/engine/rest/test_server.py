@@ -22,6 +22,8 @@ from pkengine.engine.accounts import ADMIN
 from pkengine.engine.https import listen_https
 from pkengine.engine.rest import HttpServer
 from pkengine.engine.rest.request import LARGEST_BODY
+from pkengine.engine.store import hosts as queries
+from pkengine.errors import StoreError
 from pkengine.keys import KeyPair
 from tests.engine.rest.served import CAPABILITIES, HOST_KEY, ServedEngine
 
@@ -171,6 +173,29 @@ class CurlTests(HttpsTestCase):
             self.assertEqual(plain.count(b"install_failed") + plain.count(b"installing"), 300)
             self.assertEqual(gzip.decompress(packed), plain)
             self.assertLess(len(packed) * 5, len(plain))
+
+    async def test_answer_that_breaks_off_is_not_taken_for_a_whole_one(self) -> None:
+        for number in range(250):
+            await self.engine.add_host(f"h{number:03}")
+        pages = 0
+        read = self.engine.store.read
+
+        async def fail_later(query: Any, *args: Any, **options: Any) -> Any:
+            nonlocal pages
+            pages += query is queries.hosts_by_ids
+            if pages == 3:
+                raise StoreError("The database cannot be used: disk I/O error.")
+            return await read(query, *args, **options)
+
+        self.patch(self.engine.store, "read", fail_later)
+        _, errors, status = await self.run_program(
+            "curl",
+            *("--silent", "--show-error", "--cacert", str(self.ca_file)),
+            *("--header", f"Authorization: {self.engine.authorization}"),
+            f"{self.origin}/ovirt-engine/api/hosts",
+        )
+        self.assertNotEqual(status, 0, errors)
+        self.assertEqual(len(self.flushLoggedErrors(StoreError)), 1)
 
     async def test_upload_that_is_too_large_is_answered_and_others_meanwhile(self) -> None:
         large = Path(self.mktemp())

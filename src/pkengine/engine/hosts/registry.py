@@ -7,7 +7,7 @@ transaction, and when that is on disk the trust in memory and the subscribers fo
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TypeVar
 
 from sqlalchemy import Connection
@@ -20,7 +20,9 @@ from pkengine.engine.events import Events
 from pkengine.engine.hosts.announcements import Announcements
 from pkengine.engine.hosts.lifecycle import Trigger, require
 from pkengine.engine.model import Event, Host
+from pkengine.engine.paging import Pages
 from pkengine.engine.publisher import Publisher
+from pkengine.engine.search import Search
 from pkengine.engine.store import Store
 from pkengine.engine.store import events as event_queries
 from pkengine.engine.store import hosts as queries
@@ -32,6 +34,10 @@ Also = Callable[[Connection], None]
 Change = Callable[[Host], Host]
 Tell = Callable[[Host], Iterable[Event]]
 Result = TypeVar("Result")
+
+
+#: What a search may name.
+HOST_FIELDS: Collection[str] = queries.SEARCHED
 
 
 class HostRegistry:
@@ -83,6 +89,19 @@ class HostRegistry:
             NotFound: there is no such host.
         """
         return _found(await self._store.read(queries.host_by_id, host_id), host_id)
+
+    async def find(self, search: Search, limit: int) -> Pages[Host]:
+        """Give the hosts that a search finds.
+
+        Raises:
+            InvalidSearch: a value does not fit its field.
+        """
+        ids = await self._store.read(queries.find_ids, search, limit)
+        return Pages(ids, lambda some: self._store.read(queries.hosts_by_ids, some))
+
+    async def count(self) -> tuple[int, int]:
+        """Tell how many hosts are `up`, and how many there are."""
+        return await self._store.read(queries.count_hosts)
 
     async def check_is_free(self, name: str, address: str) -> None:
         """Refuse a name or an address that a host has.

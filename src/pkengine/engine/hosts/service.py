@@ -35,6 +35,8 @@ from pkengine.engine.model import (
     Severity,
     SshLogin,
 )
+from pkengine.engine.paging import Pages
+from pkengine.engine.search import Search
 from pkengine.engine.tasks import Tasks
 from pkengine.errors import BadRequest, Conflict, PkengineError
 from pkengine.keys import Pin, SshPublicKey
@@ -119,6 +121,18 @@ class Hosts:
             NotFound: there is no such host.
         """
         return await self._registry.get(host_id)
+
+    async def find(self, search: Search, limit: int) -> Pages[Host]:
+        """Give the hosts that a search finds, by name where it has no order.
+
+        Raises:
+            InvalidSearch: a value does not fit its field.
+        """
+        return await self._registry.find(search, limit)
+
+    async def count(self) -> tuple[int, int]:
+        """Tell how many hosts are `up`, and how many there are."""
+        return await self._registry.count()
 
     def statistics(self, host_id: uuid.UUID) -> HostStats | None:
         """Give what a host said last on the connection that there is, or None."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from klein import Klein
 from twisted.internet.defer import CancelledError
@@ -40,6 +40,8 @@ from pkengine.errors import BadRequest, Forbidden, NotFound
 
 BASE = "/ovirt-engine/api"
 _BASE_4 = f"{BASE}/v4"
+
+T = TypeVar("T")
 
 _RANK = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.ADMINISTRATOR: 2}
 _log = Logger()
@@ -77,13 +79,12 @@ class Application:
             form = form_of_answer(request)
             call = await self._call(route, request)
             answer = await route.handler(call, **parts)
+            await _send(request, form, answer)
         except CancelledError:
             raise  # the client has gone
         except Exception as error:
             fault = fault_or_report(request, Failure(error))
             send_fault(request, form, fault, is_action=route.is_action)
-        else:
-            await _send(request, form, answer)
 
     async def _call(self, route: Route, request: Request) -> Call:
         check_version(request)
@@ -160,10 +161,16 @@ async def _send(request: Request, form: Form, answer: Answer) -> None:
     if answer.location is not None:
         request.setHeader(b"Location", (base + answer.location).encode("ascii"))
     if answer.many is None:
-        pieces: Iterable[bytes] = [form.write(answer.element, answer.one, base)]
+        pieces = _only(form.write(answer.element, answer.one, base))
     else:
-        pieces = form.write_many(answer.element, answer.many, base)
+        many = answer.many
+        pages = _only(many) if isinstance(many, Sequence) else many
+        pieces = form.write_many(answer.element, pages, base)
     await send_pieces(request, form.CONTENT_TYPE, pieces)
+
+
+async def _only(item: T) -> AsyncIterator[T]:
+    yield item
 
 
 class Routed(Resource):

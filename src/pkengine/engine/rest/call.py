@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from pkengine.engine.rest.schema import (
     Integer,
     decode,
 )
+from pkengine.engine.search import Search, parse
 from pkengine.engine.users import Role, User
 
 #: How many entities one answer has at most, whatever the client asks for.
@@ -72,6 +73,18 @@ class Call:
             return default
         return int(decode(Integer(least), text, name))
 
+    def search(self, fields: Collection[str]) -> Search:
+        """Read the parameters ``search`` and ``case_sensitive``.
+
+        Raises:
+            InvalidSearch: the search is not in the language, or names another field.
+        """
+        return parse(
+            self.query.get("search", ""),
+            fields,
+            case_sensitive=self.boolean("case_sensitive", False),
+        )
+
     def limit(self, default: int | None) -> int:
         """Give how many entities are wanted at most."""
         wanted = self.integer("max", default)
@@ -84,12 +97,13 @@ class Answer:
 
     Attributes:
         element: how `one` or each of `many` is declared.
+            A collection that may be long comes in pages.
         location: the path, behind the API's base, of what was made.
     """
 
     element: Element
     one: Any = None
-    many: Sequence[Any] | None = None
+    many: Sequence[Any] | AsyncIterable[Sequence[Any]] | None = None
     status: int = 200
     location: str | None = None
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
 
 from pkengine.channel.verbs import HostStats
 from pkengine.engine.clusters import Clusters
+from pkengine.engine.hosts.registry import HOST_FIELDS
 from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.jobs import Jobs
 from pkengine.engine.model import DEFAULT_AGENT_PORT, Host, HostChange, Job, NewHost, SshLogin
@@ -23,27 +23,11 @@ from pkengine.engine.rest.schema import (
     IncompleteParameters,
     decode,
 )
-from pkengine.engine.rest.search import parse
 from pkengine.engine.users import Role
 from pkengine.errors import NotFound
 from pkengine.keys import SshFingerprint, SshPublicKey
 
 _MEBIBYTE = 1024 * 1024
-
-#: What a search may name.
-_FIELDS = {
-    "name": lambda host: host.name,
-    "address": lambda host: host.address,
-    "status": lambda host: host.status.value,
-    "comment": lambda host: host.comment,
-    "description": lambda host: host.description,
-    "id": lambda host: host.id,
-    "type": lambda host: "rhel",
-    "version": lambda host: host.agent_version,
-    "hwuuid": lambda host: host.capabilities and host.capabilities.uuid,
-    "memory": lambda host: host.capabilities and host.capabilities.mem_size,
-    "cpu_cores": lambda host: host.capabilities and host.capabilities.cpu_cores,
-}
 
 
 class HostResource:
@@ -86,12 +70,8 @@ class HostResource:
 
     async def list(self, call: Call) -> Answer:
         """Give the hosts that a search finds, by name."""
-        search = parse(
-            call.query.get("search", ""),
-            await self._fields(),
-            case_sensitive=call.boolean("case_sensitive", False),
-        )
-        return Answer(element=HOST, many=search.apply(await self._hosts.list(), call.limit(None)))
+        hosts = await self._hosts.find(call.search(HOST_FIELDS), call.limit(None))
+        return Answer(element=HOST, many=hosts)
 
     async def get(self, call: Call, host_id: uuid.UUID) -> Answer:
         """Give one host."""
@@ -194,10 +174,6 @@ class HostResource:
         host = await self._hosts.get(host_id)
         found = self._hosts.statistics(host_id)
         return tuple(_statistics(host, found)) if found is not None else ()
-
-    async def _fields(self) -> dict[str, Any]:
-        names = {cluster.id: cluster.name for cluster in await self._clusters.list()}
-        return {**_FIELDS, "cluster": lambda host: names.get(host.cluster_id)}
 
     async def _cluster_id(self, reference: Document | None) -> uuid.UUID | None:
         if not reference:

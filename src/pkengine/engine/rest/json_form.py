@@ -7,7 +7,7 @@ ones are read too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -23,8 +23,6 @@ from pkengine.engine.rest.schema import (
 from pkengine.errors import BadRequest
 
 CONTENT_TYPE = "application/json"
-
-_PAGE = 100
 
 
 def read(element: Element, body: bytes) -> Document:
@@ -88,20 +86,17 @@ def write(element: Element, source: Any, base: str) -> bytes:
     return msgspec.json.encode(_object(element, source, base))
 
 
-def write_many(element: Element, sources: Iterable[Any], base: str) -> Iterable[bytes]:
+async def write_many(
+    element: Element, pages: AsyncIterable[Sequence[Any]], base: str
+) -> AsyncIterator[bytes]:
     """Write a collection as a document, in pieces."""
     start = f'{{"{element.name}":['.encode()
-    page: list[dict[str, Any]] = []
-    for source in sources:
-        page.append(_object(element, source, base))
-        if len(page) == _PAGE:
-            yield start + msgspec.json.encode(page)[1:-1]
+    async for page in pages:
+        if page:
+            objects = [_object(element, source, base) for source in page]
+            yield start + msgspec.json.encode(objects)[1:-1]
             start = b","
-            page.clear()
-    if page:
-        yield start + msgspec.json.encode(page)[1:-1] + b"]}"
-    else:
-        yield (start if start != b"," else b"") + b"]}"
+    yield (b"" if start == b"," else start) + b"]}"
 
 
 def _object(element: Element, source: Any, base: str) -> dict[str, Any]:

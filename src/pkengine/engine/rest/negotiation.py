@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from typing import Any, Protocol
 
 from twisted.web.server import Request
@@ -25,7 +25,9 @@ class Form(Protocol):
     def write(self, element: Element, source: Any, base: str) -> bytes:
         """Write one entity."""
 
-    def write_many(self, element: Element, sources: Iterable[Any], base: str) -> Iterable[bytes]:
+    def write_many(
+        self, element: Element, pages: AsyncIterable[Sequence[Any]], base: str
+    ) -> AsyncIterator[bytes]:
         """Write a collection, in pieces."""
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPullProducer
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionClosed
+from twisted.internet.interfaces import IPushProducer
+from twisted.logger import Logger
 from twisted.web.server import Request
 from zope.interface import implementer
 
@@ -16,6 +21,8 @@ from pkengine.engine.rest.negotiation import XML, Form, accepts_gzip
 
 _WORTH_COMPRESSING = 1024
 _COMPRESSION_LEVEL = 4
+
+_log = Logger()
 
 
 def send_body(request: Request, content_type: str, body: bytes) -> None:
@@ -37,11 +44,14 @@ def send_fault(request: Request, form: Form, fault: Fault, *, is_action: bool = 
     send_body(request, form.CONTENT_TYPE, body)
 
 
-async def send_pieces(request: Request, content_type: str, pieces: Iterable[bytes]) -> None:
-    """Answer with a body that comes in pieces, compressed where the client likes that."""
-    remaining = iter(pieces)
-    first = next(remaining, b"")
-    second = next(remaining, None)
+async def send_pieces(request: Request, content_type: str, pieces: AsyncIterator[bytes]) -> None:
+    """Answer with a body that comes in pieces, compressed where the client likes that.
+
+    What goes wrong before there is a second piece is raised, for then the answer has not
+    begun.  Later the connection is cut, so that no client takes a part for the whole.
+    """
+    first = await anext(pieces, b"")
+    second = await anext(pieces, None)
     request.setHeader(b"Vary", b"Accept, Accept-Encoding, Authorization")
     if second is None and len(first) < _WORTH_COMPRESSING:
         send_body(request, content_type, first)
@@ -50,14 +60,31 @@ async def send_pieces(request: Request, content_type: str, pieces: Iterable[byte
     if compress:
         request.setHeader(b"Content-Encoding", b"gzip")
     if second is None:
-        body = b"".join(_compressed([first])) if compress else first
-        send_body(request, content_type, body)
+        send_body(request, content_type, _compress(first) if compress else first)
         return
     _set_headers(request, content_type)
-    whole = _chained(first, second, remaining)
-    producer = _Pieces(request, _compressed(whole) if compress else whole)
-    request.registerProducer(producer, False)
-    await producer.finished
+    whole = _chained(first, second, pieces)
+    try:
+        await _write(request, _compressed(whole) if compress else whole)
+    except CancelledError:
+        raise
+    except Exception:
+        _log.failure("An answer broke off in the middle")
+        connection: Any = request.channel.transport
+        connection.abortConnection()
+        with suppress(ConnectionClosed):
+            await request.notifyFinish()
+
+
+async def _write(request: Request, pieces: AsyncIterator[bytes]) -> None:
+    flow = _Flow()
+    request.registerProducer(flow, True)
+    try:
+        async for piece in pieces:
+            request.write(piece)
+            await flow.open()
+    finally:
+        request.unregisterProducer()
 
 
 def _set_headers(request: Request, content_type: str) -> None:
@@ -67,39 +94,63 @@ def _set_headers(request: Request, content_type: str) -> None:
     request.setHeader(b"X-Content-Type-Options", b"nosniff")
 
 
-def _chained(first: bytes, second: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+async def _chained(
+    first: bytes, second: bytes, rest: AsyncIterator[bytes]
+) -> AsyncIterator[bytes]:
     yield first
     yield second
-    yield from rest
+    async for piece in rest:
+        yield piece
 
 
-def _compressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def _compress(body: bytes) -> bytes:
+    return gzip.compress(body, _COMPRESSION_LEVEL)
+
+
+async def _compressed(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     compressor = zlib.compressobj(level=_COMPRESSION_LEVEL, wbits=16 + zlib.MAX_WBITS)
-    for piece in pieces:
+    async for piece in pieces:
         if compressed := compressor.compress(piece):
             yield compressed
     yield compressor.flush()
 
 
-@implementer(IPullProducer)
-class _Pieces:
-    """Writes the next piece when the connection has taken the one before."""
+@implementer(IPushProducer)
+class _Flow:
+    """Lets a writer wait while the connection has not taken what it was given."""
 
-    def __init__(self, request: Request, pieces: Iterator[bytes]) -> None:
-        self._request = request
-        self._pieces = pieces
-        self.finished: Deferred[None] = Deferred()
+    def __init__(self) -> None:
+        self._is_paused = False
+        self._is_gone = False
+        self._waiting: Deferred[None] | None = None
+
+    async def open(self) -> None:
+        """Wait until more may be written.
+
+        Raises:
+            CancelledError: the client has gone.
+        """
+        if self._is_paused and not self._is_gone:
+            self._waiting = Deferred()
+            await self._waiting
+        if self._is_gone:
+            raise CancelledError
+
+    def pauseProducing(self) -> None:
+        """See `IPushProducer`."""
+        self._is_paused = True
 
     def resumeProducing(self) -> None:
-        """See `IPullProducer`."""
-        piece = next(self._pieces, None)
-        if piece is not None:
-            self._request.write(piece)
-            return
-        self._request.unregisterProducer()
-        self.finished.callback(None)
+        """See `IPushProducer`."""
+        self._is_paused = False
+        self._go_on()
 
     def stopProducing(self) -> None:
-        """See `IPullProducer`; the client has gone."""
-        if not self.finished.called:
-            self.finished.cancel()
+        """See `IPushProducer`; the client has gone."""
+        self._is_gone = True
+        self._go_on()
+
+    def _go_on(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not waiting.called:
+            waiting.callback(None)

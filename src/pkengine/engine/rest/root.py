@@ -9,7 +9,6 @@ from twisted.internet.interfaces import IReactorTime
 
 from pkengine.engine.clock import utc_now
 from pkengine.engine.hosts.service import Hosts
-from pkengine.engine.model import HostStatus
 from pkengine.engine.rest.call import Answer, Call, Route
 from pkengine.engine.rest.elements import API, USER, ApiRoot
 from pkengine.errors import NotFound
@@ -37,13 +36,13 @@ class RootResource:
 
     async def get(self, call: Call) -> Answer:
         """Tell what this is and where the collections are."""
-        hosts = await self._hosts.list()
+        active, total = await self._hosts.count()
         root = ApiRoot(
             time=utc_now(self._clock),
             instance_id=self._instance_id,
             user=call.user,
-            hosts_total=len(hosts),
-            hosts_active=sum(host.status is HostStatus.UP for host in hosts),
+            hosts_total=total,
+            hosts_active=active,
         )
         return Answer(element=API, one=root)
 

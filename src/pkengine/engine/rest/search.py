@@ -1,12 +1,4 @@
-"""oVirt's search language, as far as lists of hosts and events need it.
-
-    [Hosts:] [condition] [sortby FIELD [asc|desc]] [page N]
-
-A condition is made of ``FIELD OPERATOR VALUE`` with ``and``, ``or`` and parentheses; ``and``
-binds closer.  Operators are ``= != < > <= >=``, a value may be quoted and may have ``*``, and
-a value without a field is looked for in all of them.  Words of the language and fields are
-in any case.
-"""
+"""Searches in the few collections that are in memory, such as the clusters."""
 
 from __future__ import annotations
 
@@ -15,53 +7,35 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pkengine.errors import BadRequest
+from pkengine.engine import search as language
+from pkengine.engine.search import AllOf, AnyOf, Comparison, Condition, InvalidSearch
+
+__all__ = ["InvalidSearch", "Search", "parse"]
 
 T = TypeVar("T")
 Fields = Mapping[str, Callable[[Any], Any]]
-Condition = Callable[[Any], bool]
-
-_LONGEST = 2000
-_DEEPEST = 50
-
-_TOKEN = re.compile(
-    r"""\s*(?: (?P<operator> != | <= | >= | = | < | > | ~ )
-             | (?P<parenthesis> [()] )
-             | " (?P<quoted> [^"]* ) "
-             | (?P<word> [^\s=!<>()"~]+ ) )""",
-    re.VERBOSE,
-)
-_PREFIX = re.compile(r"\s*(?:hosts?|events?|clusters?)\s*:", re.IGNORECASE)
-
-
-class InvalidSearch(BadRequest):
-    """The text of a search is not in the language."""
+_Test = Callable[[Any], bool]
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is looked for.
+    """A filter and an order for items in memory.
 
     Attributes:
-        condition: None for everything.
+        test: None for everything.
         sort: gives the key to sort by; None leaves the order as it is.
         descending: the other way round.
         page: from 1 on; each page is as long as the request's maximum.
     """
 
-    condition: Condition | None = None
+    test: _Test | None = None
     sort: Callable[[Any], Any] | None = None
     descending: bool = False
     page: int = 1
 
-    @property
-    def is_everything(self) -> bool:
-        """Tell whether the collection can be given as it stands."""
-        return self.condition is None and self.sort is None and self.page == 1
-
     def apply(self, items: Iterable[T], limit: int | None) -> list[T]:
         """Give what was looked for, in order, and at most `limit` of it."""
-        found = [item for item in items if self.condition is None or self.condition(item)]
+        found = [item for item in items if self.test is None or self.test(item)]
         if self.sort is not None:
             found.sort(key=self.sort, reverse=self.descending)
         if limit is None:
@@ -82,146 +56,61 @@ def parse(text: str, fields: Fields, *, case_sensitive: bool = False) -> Search:
     Raises:
         InvalidSearch: with a sentence that says where it is wrong.
     """
-    if len(text) > _LONGEST:
-        raise InvalidSearch(f"The search has more than {_LONGEST} characters.")
-    prefix = _PREFIX.match(text)
-    tokens = _tokens(text[prefix.end() :] if prefix else text)
-    return _Parser(tokens, fields, case_sensitive).search()
+    found = language.parse(text, fields, case_sensitive=case_sensitive)
+    build = _Build(fields, case_sensitive)
+    return Search(
+        test=None if found.condition is None else build.test(found.condition),
+        sort=None if found.sort is None else _sort_key(fields[found.sort]),
+        descending=found.descending,
+        page=found.page,
+    )
 
 
 @dataclass(frozen=True)
-class _Token:
-    kind: str
-    text: str
+class _Build:
+    """Makes functions of conditions."""
 
-    def is_word(self, *words: str) -> bool:
-        return self.kind == "word" and self.text.lower() in words
+    fields: Fields
+    case_sensitive: bool
 
+    def test(self, condition: Condition) -> _Test:
+        if isinstance(condition, AllOf):
+            parts = [self.test(part) for part in condition.parts]
+            return lambda item: all(part(item) for part in parts)
+        if isinstance(condition, AnyOf):
+            parts = [self.test(part) for part in condition.parts]
+            return lambda item: any(part(item) for part in parts)
+        return self._comparison(condition)
 
-_END = _Token("end", "")
-
-
-def _tokens(text: str) -> list[_Token]:
-    tokens = []
-    position = 0
-    text = text.rstrip()
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        if match is None:
-            raise InvalidSearch(f"The search is not understood at {text[position:][:40]!r}.")
-        assert match.lastgroup is not None
-        tokens.append(_Token(match.lastgroup, match[match.lastgroup]))
-        position = match.end()
-    return [*tokens, _END]
-
-
-class _Parser:
-    """Recursive descent, one method for each line of the grammar."""
-
-    def __init__(self, tokens: list[_Token], fields: Fields, case_sensitive: bool) -> None:
-        self._tokens = tokens
-        self._fields = fields
-        self._case_sensitive = case_sensitive
-        self._position = 0
-
-    @property
-    def _next(self) -> _Token:
-        return self._tokens[self._position]
-
-    def _take(self) -> _Token:
-        token = self._next
-        self._position += token is not _END
-        return token
-
-    def search(self) -> Search:
-        condition = None
-        if not self._next.is_word("sortby", "page") and self._next is not _END:
-            condition = self._disjunction(0)
-        sort, descending, page = None, False, 1
-        if self._next.is_word("sortby"):
-            self._take()
-            sort = self._sort_key(self._field(self._take()))
-            if self._next.is_word("asc", "desc"):
-                descending = self._take().is_word("desc")
-        if self._next.is_word("page"):
-            self._take()
-            number = self._take().text
-            if not re.fullmatch("[1-9][0-9]{0,8}", number):
-                raise InvalidSearch(f"Expected the number of a page, found {number[:40]!r}.")
-            page = int(number)
-        if self._next is not _END:
-            raise InvalidSearch(f"The search is not understood at {self._next.text[:40]!r}.")
-        return Search(condition, sort, descending, page)
-
-    def _disjunction(self, depth: int) -> Condition:
-        parts = [self._conjunction(depth)]
-        while self._next.is_word("or"):
-            self._take()
-            parts.append(self._conjunction(depth))
-        return parts[0] if len(parts) == 1 else lambda item: any(p(item) for p in parts)
-
-    def _conjunction(self, depth: int) -> Condition:
-        parts = [self._comparison(depth)]
-        while self._next.is_word("and"):
-            self._take()
-            parts.append(self._comparison(depth))
-        return parts[0] if len(parts) == 1 else lambda item: all(p(item) for p in parts)
-
-    def _comparison(self, depth: int) -> Condition:
-        token = self._take()
-        if token.kind == "parenthesis" and token.text == "(":
-            if depth == _DEEPEST:
-                raise InvalidSearch("The search has too many parentheses.")
-            condition = self._disjunction(depth + 1)
-            if self._take().text != ")":
-                raise InvalidSearch("A parenthesis in the search is not closed.")
-            return condition
-        if token.kind not in ("word", "quoted"):
-            raise InvalidSearch(f"Expected a field or a value, found {token.text[:40]!r}.")
-        if self._next.kind != "operator":
-            return self._anywhere(token.text)
-        get = self._field(token)
-        operator = self._take().text
-        value = self._take()
-        if value.kind not in ("word", "quoted"):
-            raise InvalidSearch(f"There is no value behind {token.text[:40]!r} {operator}.")
-        return self._compare(get, operator, value.text)
-
-    def _field(self, token: _Token) -> Callable[[Any], Any]:
-        get = self._fields.get(token.text.lower()) if token.kind == "word" else None
-        if get is None:
-            known = ", ".join(sorted(self._fields))
-            raise InvalidSearch(f"Unknown field {token.text[:40]!r}: expected one of {known}.")
-        return get
-
-    def _anywhere(self, pattern: str) -> Condition:
-        matches = _pattern(pattern, self._case_sensitive)
-        getters = tuple(self._fields.values())
-        return lambda item: any(matches(_text(get(item))) for get in getters)
-
-    def _compare(self, get: Callable[[Any], Any], operator: str, text: str) -> Condition:
-        if operator in ("=", "!=", "~"):
-            matches = _pattern(text, self._case_sensitive)
-            if operator == "!=":
+    def _comparison(self, comparison: Comparison) -> _Test:
+        if comparison.field is None:
+            matches = _pattern(comparison.value, self.case_sensitive)
+            getters = tuple(self.fields.values())
+            return lambda item: any(matches(_text(get(item))) for get in getters)
+        get = self.fields[comparison.field]
+        if comparison.operator in ("=", "!="):
+            matches = _pattern(comparison.value, self.case_sensitive)
+            if comparison.operator == "!=":
                 return lambda item: not matches(_text(get(item)))
             return lambda item: matches(_text(get(item)))
-        compare = _ORDER[operator]
-        if re.fullmatch("[0-9]{1,18}", text):
-            number = int(text)
+        compare = _ORDER[comparison.operator]
+        if re.fullmatch("[0-9]{1,18}", comparison.value):
+            number = int(comparison.value)
             return lambda item: (
                 isinstance(value := get(item), int) and bool(compare(value, number))
             )
-        folded = text.casefold()
+        folded = comparison.value.casefold()
         return lambda item: bool(compare(_text(get(item)).casefold(), folded))
 
-    def _sort_key(self, get: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def key(item: Any) -> tuple[bool, Any]:
-            value = get(item)
-            if isinstance(value, int):
-                return (False, value)
-            return (True, _text(value).casefold())
 
-        return key
+def _sort_key(get: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def key(item: Any) -> tuple[bool, Any]:
+        value = get(item)
+        if isinstance(value, int):
+            return (False, value)
+        return (True, _text(value).casefold())
+
+    return key
 
 
 _ORDER: dict[str, Callable[[Any, Any], bool]] = {

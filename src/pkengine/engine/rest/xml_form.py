@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from functools import cache
 from typing import Any
 from xml.etree.ElementTree import Element as XmlElement
@@ -79,12 +79,15 @@ def write(element: Element, source: Any, base: str) -> bytes:
     return "".join(parts).encode("utf-8")
 
 
-def write_many(element: Element, sources: Iterable[Any], base: str) -> Iterable[bytes]:
+async def write_many(
+    element: Element, pages: AsyncIterable[Sequence[Any]], base: str
+) -> AsyncIterator[bytes]:
     """Write a collection as a document, in pieces."""
     write_one = _writer(element, element.name)
     parts = [f"<{element.plural}>"]
-    for source in sources:
-        write_one(source, base, parts)
+    async for page in pages:
+        for source in page:
+            write_one(source, base, parts)
         if len(parts) > _PIECE:
             yield "".join(parts).encode("utf-8")
             parts.clear()

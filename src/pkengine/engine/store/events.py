@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 
 from sqlalchemy import Connection, Row, insert, select
 
 from pkengine.engine.model import Event, Severity
+from pkengine.engine.search import Search
 from pkengine.engine.store.schema import events
+from pkengine.engine.store.search import Fields, Guids, Moments, Numbers, Texts, apply
+
+#: What a search may name.
+SEARCHED: Fields = {
+    "id": Numbers(events.c.id),
+    "type": Numbers(events.c.code),
+    "code": Numbers(events.c.code),
+    "severity": Texts(events.c.severity),
+    "message": Texts(events.c.description),
+    "description": Texts(events.c.description),
+    "time": Moments(events.c.time),
+    "host": Texts(events.c.host_name),
+    "host.name": Texts(events.c.host_name),
+    "hosts.name": Texts(events.c.host_name),
+    "host.id": Guids(events.c.host_id),
+    "user": Texts(events.c.user_name),
+    "usrname": Texts(events.c.user_name),
+    "correlation_id": Texts(events.c.correlation_id),
+}
 
 
 def insert_event(connection: Connection, event: Event) -> Event:
@@ -51,6 +72,32 @@ def select_events(
     if host_id is not None:
         statement = statement.where(events.c.host_id == host_id)
     return [_event(row) for row in connection.execute(statement)]
+
+
+def find_ids(
+    connection: Connection, search: Search, limit: int, *, after: int | None = None
+) -> list[int]:
+    """Give the ids of the events that a search finds, in its order, else the newest first.
+
+    Raises:
+        InvalidSearch: a value does not fit its field.
+    """
+    statement = select(events.c.id)
+    if after is not None:
+        statement = statement.where(events.c.id > after)
+    newest = events.c.id.desc()
+    return list(
+        connection.execute(
+            apply(statement, search, SEARCHED, connection, otherwise=newest, limit=limit)
+        ).scalars()
+    )
+
+
+def events_by_ids(connection: Connection, ids: Sequence[int]) -> list[Event]:
+    """Give these events, in this order."""
+    rows = connection.execute(select(events).where(events.c.id.in_(ids)))
+    found = {row.id: _event(row) for row in rows}
+    return [found[event_id] for event_id in ids if event_id in found]
 
 
 def event_by_id(connection: Connection, event_id: int) -> Event | None:

@@ -5,18 +5,38 @@ from __future__ import annotations
 import datetime
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, case, delete, func, insert, literal, select, update
 
 from pkengine.channel.verbs import Capabilities, HardwareInfo
 from pkengine.engine.model import Host, HostKeySource, HostSsh, HostStatus
-from pkengine.engine.store.schema import host_pins, hosts
+from pkengine.engine.search import Search
+from pkengine.engine.store.schema import clusters, host_pins, hosts
+from pkengine.engine.store.search import Fields, Guids, Numbers, Texts, apply
 from pkengine.keys import Pin, SshFingerprint, SshPublicKey
 
 S = TypeVar("S", bound=msgspec.Struct)
+
+#: What a search may name.
+SEARCHED: Fields = {
+    "name": Texts(hosts.c.name),
+    "address": Texts(hosts.c.address),
+    "status": Texts(hosts.c.status),
+    "comment": Texts(hosts.c.comment),
+    "description": Texts(hosts.c.description),
+    "id": Guids(hosts.c.id),
+    "cluster": Texts(
+        select(clusters.c.name).where(clusters.c.id == hosts.c.cluster_id).scalar_subquery()
+    ),
+    "type": Texts(literal("rhel")),
+    "version": Texts(hosts.c.agent_version),
+    "hwuuid": Texts(hosts.c.capabilities["uuid"].as_string()),
+    "memory": Numbers(hosts.c.capabilities["memSize"].as_integer()),
+    "cpu_cores": Numbers(hosts.c.capabilities["cpuCores"].as_integer()),
+}
 
 
 def insert_host(connection: Connection, host: Host, created: datetime.datetime) -> None:
@@ -67,6 +87,40 @@ def all_hosts(connection: Connection) -> list[Host]:
         pins[host_id].append(Pin.parse(pin))
     rows = connection.execute(select(hosts).order_by(hosts.c.name))
     return [_host(row, pins.get(row.id, ())) for row in rows]
+
+
+def find_ids(connection: Connection, search: Search, limit: int) -> list[uuid.UUID]:
+    """Give the ids of the hosts that a search finds, in its order, else by name.
+
+    Raises:
+        InvalidSearch: a value does not fit its field.
+    """
+    statement = apply(
+        select(hosts.c.id), search, SEARCHED, connection, otherwise=hosts.c.name, limit=limit
+    )
+    return list(connection.execute(statement).scalars())
+
+
+def hosts_by_ids(connection: Connection, ids: Sequence[uuid.UUID]) -> list[Host]:
+    """Give these hosts, in this order; those that are gone are left out."""
+    pins: dict[uuid.UUID, list[Pin]] = defaultdict(list)
+    for host_id, pin in connection.execute(
+        select(host_pins.c.host_id, host_pins.c.pin)
+        .where(host_pins.c.host_id.in_(ids))
+        .order_by(host_pins.c.pin)
+    ):
+        pins[host_id].append(Pin.parse(pin))
+    rows = connection.execute(select(hosts).where(hosts.c.id.in_(ids)))
+    found = {row.id: _host(row, pins.get(row.id, ())) for row in rows}
+    return [found[host_id] for host_id in ids if host_id in found]
+
+
+def count_hosts(connection: Connection) -> tuple[int, int]:
+    """Tell how many hosts are `up`, and how many there are."""
+    is_up = case((hosts.c.status == HostStatus.UP.value, 1), else_=0)
+    row = connection.execute(select(func.coalesce(func.sum(is_up), 0), func.count(hosts.c.id)))
+    active, total = row.one()
+    return int(active), int(total)
 
 
 def host_by_id(
