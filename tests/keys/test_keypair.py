@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from pkengine.keys import KeyPair, KeyType
 from tests.keys.test_files import in_threads, mode_of
 
 
+NO_OPENSSL = "openssl is not installed (Debian: openssl)"
+
+
 def _openssl(stdin: bytes, *arguments: str) -> str:
     return subprocess.run(
         ["openssl", *arguments], input=stdin, check=True, capture_output=True
@@ -29,6 +33,9 @@ def _openssl(stdin: bytes, *arguments: str) -> str:
 
 
 class CertificateTests(unittest.TestCase):
+    if shutil.which("openssl") is None:
+        skip = NO_OPENSSL
+
     def test_openssl_sees_a_certificate_that_never_expires(self) -> None:
         for key_type in KeyType:
             pem = KeyPair.generate("agent", key_type=key_type).certificate_pem()
@@ -88,6 +95,9 @@ class CertificateTests(unittest.TestCase):
 
 
 class KeptTests(unittest.TestCase):
+    if shutil.which("openssl") is None:
+        skip = NO_OPENSSL
+
     def setUp(self) -> None:
         self.directory = Path(self.mktemp())
         self.key = self.directory / "agent.key"
