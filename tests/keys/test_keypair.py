@@ -22,7 +22,6 @@ from pkengine.errors import KeyFileError
 from pkengine.keys import KeyPair, KeyType
 from tests.keys.test_files import in_threads, mode_of
 
-
 NO_OPENSSL = "openssl is not installed (Debian: openssl)"
 
 
