@@ -14,7 +14,7 @@ from twisted.internet.interfaces import (
     IProtocolFactory,
     IStreamServerEndpoint,
 )
-from twisted.internet.ssl import CertificateOptions, TLSVersion
+from twisted.internet.ssl import CertificateOptions
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
@@ -45,7 +45,6 @@ def listen_https(
         options = CertificateOptions(
             privateKey=PKey.from_cryptography_key(key_pair.private_key),
             certificate=X509.from_cryptography(key_pair.certificate),
-            insecurelyLowerMinimumTo=TLSVersion.TLSv1_2,
             acceptableProtocols=[b"http/1.1"],
         )
         factory = TLSMemoryBIOFactory(options, False, factory, reactor)

@@ -30,7 +30,9 @@ class Publisher(Generic[T]):
 
     def publish(self, value: T) -> None:
         """Call every subscriber."""
-        for callback in list(self._subscribers.values()):
+        for key, callback in list(self._subscribers.items()):
+            if key not in self._subscribers:
+                continue  # an earlier one in this round has ended its subscription
             try:
                 callback(value)
             except Exception:

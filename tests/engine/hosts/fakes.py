@@ -156,6 +156,7 @@ class FakeAccess:
     channels: list[FakeChannel] = field(default_factory=list)
     new_channels: list[FakeChannel] = field(default_factory=list)
     dials: int = 0
+    dialled: list[tuple[str, int]] = field(default_factory=list)
     dialling: int = 0
     most_dialling: int = 0
 
@@ -180,6 +181,7 @@ class FakeAccess:
 
     async def connect(self, host: Host) -> FakeChannel:
         self.dials += 1
+        self.dialled.append((host.address, host.port))
         self.dialling += 1
         self.most_dialling = max(self.dialling, self.most_dialling)
         try:

@@ -7,7 +7,7 @@ from twisted.internet.error import ConnectionRefusedError
 
 from pkengine.channel.verbs import GET_CAPABILITIES, GET_STATS
 from pkengine.engine.hosts.watch import Patience
-from pkengine.engine.model import Host, HostStatus
+from pkengine.engine.model import Host, HostChange, HostStatus
 from pkengine.errors import AuthenticationError, CallRefused, CallTimeout, ChannelError
 from pkengine.keys import Pin
 from tests.engine.hosts.fakes import ADMIN, AGENT_PIN, STATS, HostsTestCase
@@ -117,6 +117,22 @@ class MonitorTests(HostsTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.access.connect_outcome = None
         self.clock.advance(2.0)
+        self.assertEqual(self.status(self.host.id), HostStatus.UP)
+
+    def test_activating_a_silent_host_tries_at_once(self) -> None:
+        self.lose(ChannelError("No route."))
+        self.clock.pump([1.0] * 64)
+        self.assertEqual(self.status(self.host.id), HostStatus.NON_RESPONSIVE)
+        self.access.connect_outcome = None
+        self.now(self.hosts.activate(self.host.id, ADMIN))
+        self.assertEqual(self.status(self.host.id), HostStatus.UP)
+
+    def test_a_silent_host_is_looked_for_where_an_update_says_it_is(self) -> None:
+        self.lose(ChannelError("No route."))
+        self.clock.pump([1.0] * 64)
+        self.access.connect_outcome = None
+        self.now(self.hosts.update(self.host.id, HostChange(port=54322), ADMIN))
+        self.assertEqual(self.access.dialled[-1], ("h1.example.org", 54322))
         self.assertEqual(self.status(self.host.id), HostStatus.UP)
 
     def test_stopping_closes_every_connection_and_leaves_no_timer(self) -> None:

@@ -13,7 +13,7 @@ from pkengine.engine.hosts.agent_report import AgentReport, examine
 from pkengine.engine.hosts.lifecycle import Trigger, advance
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.jobs import RunningJob
-from pkengine.engine.model import Host, Origin, StepStatus
+from pkengine.engine.model import Event, Host, HostStatus, Origin, StepStatus
 from pkengine.errors import PkengineError
 from pkengine.keys import Pin
 
@@ -117,8 +117,16 @@ class Installer:
         )
 
     async def _failed(self, host: Host, reason: str, origin: Origin) -> None:
-        await self._registry.change(
-            host.id,
-            lambda host: advance(host, Trigger.INSTALL_FAILED, detail=reason),
-            lambda host: [self._registry.announcements.install_failed(host, reason, origin)],
-        )
+        """Note the failure, unless the success was on its way to the disk already."""
+
+        def fail(host: Host) -> Host:
+            if host.status is not HostStatus.INSTALLING:
+                return host
+            return advance(host, Trigger.INSTALL_FAILED, detail=reason)
+
+        def tell(host: Host) -> list[Event]:
+            if host.status is not HostStatus.INSTALL_FAILED:
+                return []
+            return [self._registry.announcements.install_failed(host, reason, origin)]
+
+        await self._registry.change(host.id, fail, tell)

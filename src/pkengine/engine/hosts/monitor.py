@@ -72,6 +72,12 @@ class Monitor:
             ending.addCallback(lambda _: None if ended.called else ended.callback(None))
             await ended
 
+    def retry(self, host_id: uuid.UUID) -> None:
+        """Look at a host now that somebody says it is back."""
+        watch = self._watches.get(host_id)
+        if watch is not None:
+            watch.retry()
+
     def statistics(self, host_id: uuid.UUID) -> HostStats | None:
         """Give what a host said last on the connection that there is, or None."""
         watch = self._watches.get(host_id)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.threads import deferToThread
 
 from pkengine.auth.peer import TrustedPeer
@@ -102,10 +104,14 @@ class NetworkAccess:
 
     async def _connect(self, host: Host, authenticator: PinAuthenticator) -> AgentChannel:
         endpoint = HostnameEndpoint(self._reactor, host.address, host.port)
-        return await connect_channel(
-            self._reactor,
-            endpoint,
-            authenticator,
-            expected=peer_name(host.id),
-            timeout_s=CONNECT_TIMEOUT_S,
-        )
+        try:
+            return await connect_channel(
+                self._reactor,
+                endpoint,
+                authenticator,
+                expected=peer_name(host.id),
+                timeout_s=CONNECT_TIMEOUT_S,
+            )
+        except ConnectingCancelledError:
+            # To whoever awaits this, a connection that is given up is cancelled like any work.
+            raise CancelledError from None

@@ -1,7 +1,8 @@
 """The hosts on disk, the keys trusted for them and the events about them, kept in step.
 
 Whatever changes a host goes through here: the row, its pins and its events change in one
-transaction, and when that is on disk the trust in memory and the subscribers follow.
+transaction, and when that is on disk the trust in memory and the subscribers follow.  Who
+cancels a change that has begun, stops waiting for it and stops nothing else.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pkengine.engine.search import Search
 from pkengine.engine.store import Store
 from pkengine.engine.store import events as event_queries
 from pkengine.engine.store import hosts as queries
+from pkengine.engine.tasks import Tasks
 from pkengine.errors import Conflict, NotFound
 from pkengine.interfaces import ITrustStore
 from pkengine.keys import Pin
@@ -61,6 +63,7 @@ class HostRegistry:
         self._store = store
         self._trust = trust
         self._clock = clock
+        self._tasks = Tasks()
         self._pins: dict[uuid.UUID, tuple[Pin, ...]] = {}
         self._changes: Publisher[Host] = Publisher()
         self._removals: Publisher[Host] = Publisher()
@@ -69,6 +72,10 @@ class HostRegistry:
         """Trust the keys that the store has; tell the subscribers of each host."""
         for host in await self.list():
             self._follow(host)
+
+    async def stop(self) -> None:
+        """Wait for the changes that are under way."""
+        await self._tasks.stop()
 
     def subscribe(
         self, changed: Callable[[Host], object], removed: Callable[[Host], object]
@@ -129,10 +136,13 @@ class HostRegistry:
             also(connection)
             return _write_events(connection, tell(host))
 
-        events = await self._write(run)
-        self._follow(host)
-        self._publish(events)
-        return host
+        async def commit() -> Host:
+            events = await self._write(run)
+            self._follow(host)
+            self._publish(events)
+            return host
+
+        return await self._tasks.shield(commit())
 
     async def change(
         self,
@@ -169,11 +179,14 @@ class HostRegistry:
                 also(connection)
             return old, new, _write_events(connection, tell(new) if tell else ())
 
-        old, new, events = await self._write(run)
-        if new != old:
-            self._follow(new)
-        self._publish(events)
-        return new
+        async def commit() -> Host:
+            old, new, events = await self._write(run)
+            if new != old:
+                self._follow(new)
+            self._publish(events)
+            return new
+
+        return await self._tasks.shield(commit())
 
     async def delete(self, host_id: uuid.UUID, tell: Tell) -> Host:
         """Remove a host and all trust in it.
@@ -189,12 +202,15 @@ class HostRegistry:
             queries.delete_host(connection, host_id)
             return host, _write_events(connection, tell(host))
 
-        host, events = await self._write(run)
-        for pin in self._pins.pop(host_id, ()):
-            self._trust.remove(pin)
-        self._removals.publish(host)
-        self._publish(events)
-        return host
+        async def commit() -> Host:
+            host, events = await self._write(run)
+            for pin in self._pins.pop(host_id, ()):
+                self._trust.remove(pin)
+            self._removals.publish(host)
+            self._publish(events)
+            return host
+
+        return await self._tasks.shield(commit())
 
     async def _write(self, run: Callable[[Connection], Result]) -> Result:
         try:

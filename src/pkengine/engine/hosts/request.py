@@ -117,6 +117,11 @@ def checked(host: Host) -> Host:
     return replace(host, address=address(host.address))
 
 
+def shown_name(name: str) -> str:
+    """Give a name as a text may show it, whatever somebody sent as one."""
+    return name if _NAME.fullmatch(name) else repr(name[:255])
+
+
 def address(text: str) -> str:
     """Give an IP address or a DNS name in the one form by which hosts are compared.
 

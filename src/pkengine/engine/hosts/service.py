@@ -38,7 +38,7 @@ from pkengine.engine.model import (
 from pkengine.engine.paging import Pages
 from pkengine.engine.search import Search
 from pkengine.engine.tasks import Tasks
-from pkengine.errors import BadRequest, Conflict, PkengineError
+from pkengine.errors import BadRequest, Conflict, PkengineError, StoreError
 from pkengine.keys import Pin, SshPublicKey
 from pkengine.ssh import SshTarget
 
@@ -98,6 +98,7 @@ class Hosts:
         self._is_stopping = True
         await self._tasks.stop()
         await self._monitor.stop()
+        await self._registry.stop()
 
     async def _restart(self, host: Host) -> None:
         was_installing = host.status is HostStatus.INSTALLING
@@ -173,8 +174,13 @@ class Hosts:
         try:
             return await self._add(new, origin)
         except PkengineError as error:
-            text = f"Failed to add Host {new.name[:255]}. {error}"
-            await self._events.add(EventCode.HOST_ADD_FAILED, Severity.ERROR, text, origin=origin)
+            text = f"Failed to add Host {request.shown_name(new.name)}. {error}"
+            try:
+                await self._events.add(
+                    EventCode.HOST_ADD_FAILED, Severity.ERROR, text, origin=origin
+                )
+            except StoreError as unwritten:
+                self._log.error("{text} {unwritten}", text=text, unwritten=unwritten)
             raise
 
     async def _add(self, new: NewHost, origin: Origin) -> tuple[Host, Job]:
@@ -325,6 +331,7 @@ class Hosts:
             lambda host: [self._tell.activating(host, origin)],
             also=job.begin,
         )
+        self._monitor.retry(host_id)
         await job.finish()
 
     async def deactivate(self, host_id: uuid.UUID, origin: Origin, reason: str = "") -> Job:

@@ -20,6 +20,7 @@ from pkengine.engine.hosts.agent_report import AgentChannel, AgentReport, examin
 from pkengine.engine.hosts.lifecycle import Trigger, advance, permits
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.model import Event, Host, HostStatus
+from pkengine.engine.tasks import Tasks
 from pkengine.errors import CallRefused, NotFound, PkengineError, StoreError
 
 Connect = Callable[[Host], Awaitable[AgentChannel]]
@@ -93,6 +94,7 @@ class HostWatch:
         self._last_failure = ""
         self._grace: IDelayedCall | None = None
         self._wake: Deferred[None] | None = None
+        self._tasks = Tasks()
 
     async def run(self) -> None:
         """Watch; returns when the host is gone, else only by cancellation."""
@@ -108,6 +110,12 @@ class HostWatch:
                 self._failures += 1
         finally:
             self._end_grace()
+            await self._tasks.stop()
+
+    def retry(self) -> None:
+        """Look at the host now, and begin with short pauses again."""
+        self._failures = 0
+        self._rouse()
 
     async def _watch_one_connection(self) -> None:
         try:
@@ -181,12 +189,15 @@ class HostWatch:
 
     def _grace_ended(self) -> None:
         self._grace = None
-        report = self._report(Trigger.GRACE_ENDED, detail=self._last_failure)
-        Deferred.fromCoroutine(report).addErrback(
-            lambda failure: self._log.failure(
-                "Watching {host} failed", failure, host=self.host.name
-            )
-        )
+        self._tasks.spawn(f"watching {self.host.name}", self._give_up())
+
+    async def _give_up(self) -> None:
+        try:
+            await self._report(Trigger.GRACE_ENDED, detail=self._last_failure)
+        except NotFound:
+            pass  # it was removed in that moment
+        except StoreError as error:
+            self._log.error("{host}: {error}", host=self.host.name, error=error)
 
     def _end_grace(self) -> None:
         if self._grace is not None:

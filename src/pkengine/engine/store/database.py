@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, event, make_url
@@ -27,6 +27,11 @@ _DIALECTS = {
     "sqlite+pysqlite": "sqlite+pysqlite",
     "postgresql": "postgresql+psycopg",
     "postgresql+psycopg": "postgresql+psycopg",
+}
+#: A server that does not answer must not keep the engine from saying so.
+_CONNECT_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "sqlite+pysqlite": {},
+    "postgresql+psycopg": {"connect_timeout": 10},
 }
 
 
@@ -198,7 +203,10 @@ def _connect(url: str) -> Engine:
         ) from error
     try:
         database = sqlalchemy.create_engine(
-            parsed.set(drivername=dialect), hide_parameters=True, pool_pre_ping=True
+            parsed.set(drivername=dialect),
+            hide_parameters=True,
+            pool_pre_ping=True,
+            connect_args=_CONNECT_ARGUMENTS[dialect],
         )
     except (SQLAlchemyError, ImportError) as error:
         raise StoreError(
