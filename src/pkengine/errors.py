@@ -99,6 +99,10 @@ class HostKeyTypeUnavailable(HostKeyRefused):
     """The host has no key of the expected type, so nothing could be compared."""
 
 
+class HostKeyRevoked(HostKeyRefused):
+    """The host's key, or the one that signed its certificate, is marked as revoked."""
+
+
 class SshAuthenticationFailed(SshError):
     """The host refused every credential that was offered, each of them once."""
 

@@ -7,9 +7,11 @@ import struct
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.conch.ssh.transport import SSHServerTransport
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -17,12 +19,14 @@ from pkengine.errors import HostUnreachable, SshConnectionLost, SshError
 from pkengine.keys import Secret
 from pkengine.ssh import HostKeyPolicy, SshCredentials, SshTarget, connect_ssh, fetch_host_keys
 from pkengine.ssh.ciphers import Plain
-from pkengine.ssh.host_keys import SIGNATURE_ALGORITHMS, HostKeyVerifier
-from pkengine.ssh.transport import SshTransport
+from pkengine.ssh.host_keys import HostKeyVerifier
+from pkengine.ssh.signature import SIGNATURE_ALGORITHMS
+from pkengine.ssh.transport import REKEY_S, SshTransport
 from pkengine.ssh.version import MAX_GREETING
 from pkengine.ssh.wire import MalformedMessage, name_list, string
 from tests.ssh.clock import ClockedReactor
 from tests.ssh.server import (
+    CHANNEL_OPEN,
     ECDH_INIT,
     KEXINIT,
     NEWKEYS,
@@ -204,6 +208,52 @@ class EndingTests(ClientTestCase):
         self.assertIn("changed its key within the connection", str(reason))
 
 
+class RekeyTests(ClientTestCase):
+    """When new keys are made, and what a server may do meanwhile."""
+
+    async def test_old_keys_are_replaced_before_the_next_message(self):
+        server, clock = self.serve(), ClockedReactor()
+        target = SshTarget("127.0.0.1", server.port, USER)
+        connection = await connect_ssh(clock, target, HostKeyPolicy(), CREDENTIALS)
+        self.addCleanup(connection.close)
+        numbers = server.connections[0].numbers
+        await connection.run("true")
+        self.assertEqual(numbers.count(NEWKEYS), 1)
+        clock.advance(REKEY_S)
+        self.assertEqual((await connection.run("echo hi")).stdout, b"hi\n")
+        numbers = server.connections[0].numbers
+        self.assertEqual(numbers.count(NEWKEYS), 2)
+        opens = [at for at, number in enumerate(numbers) if number == CHANNEL_OPEN]
+        self.assertLess(numbers.index(NEWKEYS, numbers.index(CHANNEL_OPEN)), opens[1])
+        await connection.run("true")
+        self.assertEqual(server.connections[0].numbers.count(NEWKEYS), 2)
+
+    async def test_a_server_that_asks_on_and_on_instead_of_new_keys_is_cut_off(self):
+        server, clock = self.serve(), ClockedReactor()
+        target = SshTarget("127.0.0.1", server.port, USER)
+        connection = await connect_ssh(clock, target, HostKeyPolicy(), CREDENTIALS)
+        asked = Deferred()
+        server.behaviours[KEXINIT] = lambda transport: asked.callback(transport)
+        clock.advance(REKEY_S)
+        running = ensureDeferred(connection.run("true"))
+        (await asked)._keyExchangeState = SSHServerTransport._KEY_EXCHANGE_NONE
+        for _ in range(200):
+            server.connections[0].sendPacket(80, string(b"keepalive@openssh.com") + b"\1")
+        text = str(await self.assertFailure(running, SshConnectionLost))
+        self.assertIn("requests without end", text)
+
+    async def test_a_key_exchange_within_another_ends_the_connection(self):
+        server = self.serve()
+
+        def repeat(transport):
+            transport.transport.write(Plain().seal(0, transport.ourKexInitPayload))
+            return False
+
+        server.behaviours[ECDH_INIT] = repeat
+        text = await self.refused(HostUnreachable, self.connect(server))
+        self.assertIn("a key exchange within another", text)
+
+
 def _another_key():
     from tests.ssh.server import host_key
 
@@ -215,7 +265,7 @@ class GarbageTests(SynchronousTestCase):
 
     def transport(self) -> tuple[SshTransport, StringTransport]:
         network = _AbortableTransport()
-        transport = SshTransport("node1", HostKeyVerifier("node1", HostKeyPolicy()))
+        transport = SshTransport("node1", HostKeyVerifier("node1", HostKeyPolicy()), Clock())
         transport.makeConnection(network)
         return transport, network
 

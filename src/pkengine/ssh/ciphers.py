@@ -1,10 +1,12 @@
 """Protect SSH's binary packets (RFC 4253 §6), one object for each direction and key.
 
 A *sealer* turns a payload into the octets of a packet; an *opener* takes one packet off the
-front of what was received.  There are three constructions:
+front of what was received.  There are four constructions:
 
 * AES-GCM (RFC 5647, with OpenSSH's negotiation): the packet length is authenticated but not
   encrypted, the MAC that was negotiated is not used;
+* ChaCha20 and Poly1305 (OpenSSH's PROTOCOL.chacha20poly1305): the length is encrypted with a
+  key of its own, no MAC is negotiated either;
 * encrypt-then-MAC (OpenSSH's ``…-etm@openssh.com``): the same, with AES-CTR and HMAC;
 * encrypt-and-MAC (RFC 4253): the length is encrypted too, and the MAC covers the plaintext.
 
@@ -18,26 +20,32 @@ import os
 import struct
 from typing import NamedTuple, Protocol
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.poly1305 import Poly1305
 
 #: The longest packet that is accepted, as in OpenSSH; RFC 4253 §6.1 asks for 35000.
 MAX_PACKET_LENGTH = 256 * 1024
 
 _BLOCK = 16
-_GCM_TAG = 16
+_TAG = 16
+_CHACHA_BLOCK = 64
 _MIN_PADDING = 4
 _ETM = "-etm@openssh.com"
 
-#: Key length in octets of each cipher, the most wanted first.
+#: Length in octets of the key material of each cipher, the most wanted first.
 CIPHERS = {
     "aes128-gcm@openssh.com": 16,
     "aes256-gcm@openssh.com": 32,
+    "chacha20-poly1305@openssh.com": 64,
     "aes128-ctr": 16,
     "aes192-ctr": 24,
     "aes256-ctr": 32,
 }
+
+#: The ciphers that authenticate what they encrypt, so that no MAC is negotiated beside them.
+AEAD_CIPHERS = frozenset(cipher for cipher in CIPHERS if not cipher.endswith("-ctr"))
 
 #: Hash and digest length in octets of each MAC, the most wanted first.
 MACS = {
@@ -82,16 +90,28 @@ class Opener(Protocol):
 
 
 def sealer(cipher: str, mac: str, keys: Keys) -> Sealer:
-    """Make the sealer for a negotiated pair of algorithms."""
-    if "-gcm@" in cipher:
-        return _Gcm(cipher, keys)
-    return (_EncryptThenMac if mac.endswith(_ETM) else _EncryptAndMac)(cipher, mac, keys)
+    """Make the sealer for a negotiated pair of algorithms.
+
+    Args:
+        cipher: one of `CIPHERS`.
+        mac: one of `MACS`; not looked at for an AEAD cipher.
+        keys: the material for this direction.
+    """
+    return _construction(cipher, mac, keys)
 
 
 def opener(cipher: str, mac: str, keys: Keys) -> Opener:
-    """Make the opener for a negotiated pair of algorithms."""
+    """Make the opener for a negotiated pair of algorithms, as `sealer`."""
+    return _construction(cipher, mac, keys)
+
+
+def _construction(
+    cipher: str, mac: str, keys: Keys
+) -> _Gcm | _ChaCha20Poly1305 | _EncryptThenMac | _EncryptAndMac:
     if "-gcm@" in cipher:
         return _Gcm(cipher, keys)
+    if cipher in AEAD_CIPHERS:
+        return _ChaCha20Poly1305(keys)
     return (_EncryptThenMac if mac.endswith(_ETM) else _EncryptAndMac)(cipher, mac, keys)
 
 
@@ -168,7 +188,7 @@ class _Gcm:
         if len(received) < 4:
             return None
         length = _checked_length(received[:4], block=_BLOCK, uncovered=0)
-        end = 4 + length + _GCM_TAG
+        end = 4 + length + _TAG
         if len(received) < end:
             return None
         field, sealed = bytes(received[:4]), bytes(received[4:end])
@@ -177,6 +197,57 @@ class _Gcm:
             return _payload(self._aead.decrypt(self._nonce(), sealed, field))
         except InvalidTag as error:
             raise PacketError("a packet was changed on its way") from error
+
+
+class _ChaCha20Poly1305:
+    """ChaCha20 with a nonce of 8 octets, the sequence number, and two keys of 32 octets.
+
+    The first key makes the Poly1305 key, from its block 0, and encrypts the packet from
+    block 1 on; the second key encrypts the length, so that it says nothing about the other.
+    """
+
+    block = 8
+
+    def __init__(self, keys: Keys) -> None:
+        self._packet_key, self._length_key = keys.encryption[:32], keys.encryption[32:64]
+        self._length: bytes | None = None
+
+    def _packet_stream(self, sequence: int) -> tuple[CipherContext, bytes]:
+        """Give the cipher from block 1 on, and the Poly1305 key."""
+        stream = _chacha20(self._packet_key, sequence)
+        return stream, stream.update(bytes(_CHACHA_BLOCK))[:32]
+
+    def seal(self, sequence: int, payload: bytes) -> bytes:
+        body = _padded(payload, uncovered=0, block=self.block)
+        stream, mac_key = self._packet_stream(sequence)
+        length = _chacha20(self._length_key, sequence).update(struct.pack(">I", len(body)))
+        packet = length + stream.update(body)
+        return packet + Poly1305.generate_tag(mac_key, packet)
+
+    def open(self, sequence: int, received: bytearray) -> bytes | None:
+        if len(received) < 4:
+            return None
+        if self._length is None:
+            self._length = _chacha20(self._length_key, sequence).update(bytes(received[:4]))
+        length = _checked_length(self._length, block=self.block, uncovered=0)
+        body_end, end = 4 + length, 4 + length + _TAG
+        if len(received) < end:
+            return None
+        packet, tag = bytes(received[:body_end]), bytes(received[body_end:end])
+        del received[:end]
+        self._length = None
+        stream, mac_key = self._packet_stream(sequence)
+        try:
+            Poly1305.verify_tag(mac_key, packet, tag)
+        except InvalidSignature as error:
+            raise PacketError("a packet was changed on its way") from error
+        return _payload(stream.update(packet[4:]))
+
+
+def _chacha20(key: bytes, sequence: int) -> CipherContext:
+    """Start the key stream at block 0; a counter of 8 octets stands before the nonce."""
+    nonce = bytes(8) + struct.pack(">Q", sequence)
+    return Cipher(algorithms.ChaCha20(key, nonce), mode=None).encryptor()
 
 
 class _Ctr:

@@ -101,7 +101,7 @@ async def connect_ssh(
         SshConnectionLost: the connection ended, or stalled, during the login.
     """
     deadline = _Deadline(reactor, timeout_s)
-    verifier = HostKeyVerifier(str(target), policy)
+    verifier = HostKeyVerifier(str(target), policy, name=target.address, now=reactor.seconds)
     transport = await _reach(reactor, target, verifier, deadline)
     judgement = verifier.judgement
     assert judgement is not None
@@ -176,7 +176,7 @@ async def _open(
     timeout_s = deadline.timeout_s
     # The endpoint's own limit, in whole seconds, must not come before the deadline.
     endpoint = HostnameEndpoint(reactor, target.address, target.port, timeout=int(timeout_s) + 2)
-    transport = SshTransport(str(target), verifier)
+    transport = SshTransport(str(target), verifier, reactor)
     try:
         await deadline.limit(_cancellable(connectProtocol(endpoint, transport)))
     except (CancelledError, GeneratorExit):

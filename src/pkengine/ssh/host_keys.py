@@ -12,41 +12,50 @@ after the other, each on a connection of its own, until one matches or none is l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from pkengine.errors import HostKeyMismatch, HostKeyRefused, HostKeyTypeUnavailable
+from pkengine.errors import (
+    HostKeyMismatch,
+    HostKeyRefused,
+    HostKeyRevoked,
+    HostKeyTypeUnavailable,
+)
 from pkengine.keys import SshFingerprint, SshPublicKey
+from pkengine.ssh.certificate import (
+    CERTIFICATE_ALGORITHMS,
+    CertificateRefused,
+    HostCertificate,
+    is_certificate,
+)
+from pkengine.ssh.signature import SIGNATURE_ALGORITHMS
 from pkengine.ssh.wire import readable
 
 #: How a host's key came to be trusted.
-HostKeySource = Literal["given_fingerprint", "given_key", "stored", "first_use"]
+HostKeySource = Literal[
+    "given_fingerprint", "given_key", "stored", "certificate", "dns", "first_use"
+]
 
-#: The signature algorithms that are accepted for each type of host key.  The types come in
-#: the order of preference of OpenSSH; RSA keys sign with SHA-2 only (RFC 8332).
-SIGNATURE_ALGORITHMS: dict[str, tuple[str, ...]] = {
-    "ssh-ed25519": ("ssh-ed25519",),
-    "ecdsa-sha2-nistp256": ("ecdsa-sha2-nistp256",),
-    "ecdsa-sha2-nistp384": ("ecdsa-sha2-nistp384",),
-    "ecdsa-sha2-nistp521": ("ecdsa-sha2-nistp521",),
-    "ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256"),
-}
+#: The algorithms that are accepted for each type of what a host shows as its key.
+HOST_KEY_ALGORITHMS = SIGNATURE_ALGORITHMS | CERTIFICATE_ALGORITHMS
 
 #: Every type of host key that is understood, the most wanted first.
 KEY_TYPES = tuple(SIGNATURE_ALGORITHMS)
 
 
-def key_types_offered(algorithms: Iterable[str]) -> tuple[str, ...]:
+def key_types_offered(
+    algorithms: Iterable[str], among: Iterable[str] = KEY_TYPES
+) -> tuple[str, ...]:
     """Give the key types behind a server's list of host key algorithms, most wanted first.
 
-    Types that are not understood are left out.
+    Args:
+        algorithms: what the server offers.
+        among: the types to look for; others are left out.
     """
     offered = set(algorithms)
     return tuple(
-        key_type
-        for key_type, signatures in SIGNATURE_ALGORITHMS.items()
-        if offered.intersection(signatures)
+        key_type for key_type in among if offered.intersection(HOST_KEY_ALGORITHMS[key_type])
     )
 
 
@@ -55,35 +64,49 @@ class HostKeyJudgement:
     """A host key that was accepted, and why.
 
     Attributes:
+        key: a plain key; a certificate's own key, where the host showed a certificate.
         source: what it was compared with; ``first_use`` means that there was nothing.
+        certificate: the certificate that vouched for it, or None.
     """
 
     key: SshPublicKey
     source: HostKeySource
+    certificate: HostCertificate | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class HostKeyPolicy:
     """What a host's key is compared with.
 
-    What was given outranks what is stored; with neither, the first key is trusted.
+    What was given outranks what is stored, that outranks a certificate, and that what DNS
+    says; with none of these, the first key is trusted.
 
     Attributes:
         given: what the administrator gave with the request.
         stored: the keys that the host had when it was judged before, the current one first.
+        authorities: whose certificates vouch for the host, beside the stored keys.
+        published: fingerprints from DNS, of which it is known that nobody changed them.
+        revoked: keys of hosts and of authorities that are never accepted.
     """
 
     given: SshFingerprint | SshPublicKey | None = None
     stored: tuple[SshPublicKey, ...] = ()
+    authorities: tuple[SshPublicKey, ...] = ()
+    published: tuple[SshFingerprint, ...] = ()
+    revoked: tuple[SshPublicKey, ...] = ()
 
     @property
     def source(self) -> HostKeySource:
-        """What a key will have been compared with when it is accepted."""
+        """What a plain key will have been compared with when it is accepted."""
         if isinstance(self.given, SshFingerprint):
             return "given_fingerprint"
         if self.given is not None:
             return "given_key"
-        return "stored" if self.stored else "first_use"
+        if self.stored:
+            return "stored"
+        if self.authorities:
+            return "certificate"
+        return "dns" if self.published else "first_use"
 
     @property
     def expected_keys(self) -> tuple[SshPublicKey, ...]:
@@ -96,19 +119,34 @@ class HostKeyPolicy:
         return self.stored if self.given is None else (self.given,)
 
     @property
+    def expected_fingerprints(self) -> tuple[SshFingerprint, ...]:
+        """The fingerprints of which the host's key must have one, where no key is known."""
+        if isinstance(self.given, SshFingerprint):
+            return (self.given,)
+        return self.published if self.source == "dns" else ()
+
+    @property
+    def accepted_authorities(self) -> tuple[SshPublicKey, ...]:
+        """Whose certificates are looked at: nobody's, where something was given."""
+        return self.authorities if self.given is None else ()
+
+    @property
     def key_types(self) -> tuple[str, ...]:
         """The types to ask the host for: those expected, or all."""
-        if not self.expected_keys:
-            return KEY_TYPES
+        certificates = tuple(CERTIFICATE_ALGORITHMS) if self.accepted_authorities else ()
         expected = dict.fromkeys(key.key_type for key in self.expected_keys)
-        return tuple(key_type for key_type in expected if key_type in SIGNATURE_ALGORITHMS)
+        if not expected and not certificates:
+            return KEY_TYPES
+        return certificates + tuple(t for t in expected if t in SIGNATURE_ALGORITHMS)
 
     def judge(self, key: SshPublicKey) -> HostKeyJudgement | None:
-        """Accept the key, or give None."""
-        if isinstance(self.given, SshFingerprint):
-            accepted = self.given.matches(key)
+        """Accept a plain key, or give None."""
+        if self.expected_fingerprints:
+            accepted = any(fingerprint.matches(key) for fingerprint in self.expected_fingerprints)
+        elif self.expected_keys:
+            accepted = key in self.expected_keys
         else:
-            accepted = not self.expected_keys or key in self.expected_keys
+            accepted = self.source == "first_use"
         return HostKeyJudgement(key, self.source) if accepted else None
 
 
@@ -140,38 +178,73 @@ class HostKeyVerifier:
     Args:
         where: the host as error texts name it.
         policy: what its key is compared with.
+        name: what a certificate must be for: the host's name or address, as it was given.
+        now: gives the seconds since 1970.
 
     Attributes:
         key_types: what to ask for on the next connection.
         judgement: the key that was accepted last, or None.
     """
 
-    def __init__(self, where: str, policy: HostKeyPolicy) -> None:
+    def __init__(
+        self,
+        where: str,
+        policy: HostKeyPolicy,
+        *,
+        name: str = "",
+        now: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.key_types = policy.key_types
         self.judgement: HostKeyJudgement | None = None
         self._where = where
         self._policy = policy
+        self._name = name
+        self._now = now
         self._untried: tuple[str, ...] | None = None
         self._shown: list[SshPublicKey] = []
+        self._refused_certificate = ""
         if not self.key_types:
             raise self._type_unavailable(())
 
     def offered(self, algorithms: Sequence[str]) -> None:
         """See `IHostKeyVerifier`."""
-        types = key_types_offered(algorithms)
         if self._untried is None:
-            self._untried = types
-        if not set(types).intersection(self.key_types):
+            self._untried = key_types_offered(algorithms)
+        if not key_types_offered(algorithms, self.key_types):
             raise self._type_unavailable(algorithms)
 
     def judge(self, key: SshPublicKey) -> None:
         """See `IHostKeyVerifier`."""
         self.judgement = None
-        self._shown.append(key)
-        self._untried = tuple(t for t in self._untried or () if t != key.key_type)
-        self.judgement = self._policy.judge(key)
+        certificate = HostCertificate.parse(key) if is_certificate(key) else None
+        plain = key if certificate is None else certificate.key
+        self._refuse_revoked(plain)
+        if certificate is not None:
+            self._refuse_revoked(certificate.authority)
+            self.judgement = self._judge_certificate(certificate)
+        self._shown.append(plain)
+        self._untried = tuple(t for t in self._untried or () if t != plain.key_type)
+        self.judgement = self.judgement or self._policy.judge(plain)
         if self.judgement is None:
             raise self.mismatch()
+
+    def _judge_certificate(self, certificate: HostCertificate) -> HostKeyJudgement | None:
+        """Accept it, or keep in mind why not: its key may be a stored one all the same."""
+        try:
+            certificate.check(self._name, self._now(), self._policy.accepted_authorities)
+        except CertificateRefused as refusal:
+            self._refused_certificate = str(refusal)
+            return None
+        return HostKeyJudgement(certificate.key, "certificate", certificate)
+
+    def _refuse_revoked(self, key: SshPublicKey) -> None:
+        if key in self._policy.revoked:
+            raise HostKeyRevoked(
+                f"The SSH key {_describe(key)} that {self._where} shows, or that signed its "
+                "certificate, is revoked. Neither user name nor credential was sent. Whoever "
+                "holds that key may be at this address: give the host a new key on its console, "
+                "with 'ssh-keygen -A' after removing the old one."
+            )
 
     def try_next_type(self) -> bool:
         """After a mismatch: ask for a type that was not shown yet.
@@ -179,7 +252,7 @@ class HostKeyVerifier:
         Returns:
             False where that is pointless, because the type was known or none is left.
         """
-        if self._policy.source != "given_fingerprint" or self._policy.expected_keys:
+        if not self._policy.expected_fingerprints or self._policy.expected_keys:
             return False
         if not self._untried:
             return False
@@ -192,36 +265,44 @@ class HostKeyVerifier:
         Args:
             not_compared: why further keys of the host could not be looked at.
         """
-        given = self._policy.given
         found = [_describe(key) for key in self._shown]
-        if isinstance(given, SshFingerprint):
-            expected = f"the given fingerprint {given}"
-            if given.algorithm == "MD5":
-                found = [f"{_describe(key)} ({key.fingerprint('MD5')})" for key in self._shown]
-        else:
-            kind = "given" if self._policy.source == "given_key" else "stored"
-            expected = f"the {kind} {_describe_all(self._policy.expected_keys)}"
+        fingerprints = self._policy.expected_fingerprints
+        if any(fingerprint.algorithm == "MD5" for fingerprint in fingerprints):
+            found = [f"{_describe(key)} ({key.fingerprint('MD5')})" for key in self._shown]
+        if self._refused_certificate:
+            found.append(f"a certificate that does not count, because {self._refused_certificate}")
         others = f" Its other keys could not be compared: {not_compared}" if not_compared else ""
         return HostKeyMismatch(
-            f"The SSH host key of {self._where} does not match: expected {expected}, found "
-            f"{', '.join(found)}.{others} Neither user name nor credential was sent. If "
+            f"The SSH host key of {self._where} does not match: expected {self._expected()}, "
+            f"found {', '.join(found)}.{others} Neither user name nor credential was sent. If "
             "the host was installed anew, read its fingerprint on its console with "
             f"'ssh-keygen -lf {_public_key_file(self._shown[-1].key_type)}' and give that "
             "one; if not, another machine may be answering at this address."
         )
 
+    def _expected(self) -> str:
+        policy = self._policy
+        if isinstance(policy.given, SshFingerprint):
+            return f"the given fingerprint {policy.given}"
+        if policy.source == "dns":
+            return "one of those in DNS, " + " or ".join(map(str, policy.published))
+        kind = "given" if policy.source == "given_key" else "stored"
+        parts = [f"the {kind} {_describe_all(policy.expected_keys)}"] * bool(policy.expected_keys)
+        if policy.accepted_authorities:
+            parts.append(f"a certificate by {_describe_all(policy.accepted_authorities)}")
+        return " or ".join(parts)
+
     def _type_unavailable(self, algorithms: Sequence[str]) -> HostKeyRefused:
         offers = readable(", ".join(algorithms)) or "none that is understood here"
-        if not self._policy.expected_keys:
+        if not self._policy.expected_keys and not self._policy.accepted_authorities:
             return HostKeyTypeUnavailable(
                 f"{self._where} has no SSH host key of a type that is accepted: expected one of "
                 f"{', '.join(self.key_types)}, but it offers {offers}. Neither user name nor "
                 "credential was sent. Give the host an Ed25519 key with 'ssh-keygen -A'."
             )
-        kind = "given" if self._policy.source == "given_key" else "stored"
         return HostKeyTypeUnavailable(
             f"{self._where} has no SSH host key of the expected type, so nothing could be "
-            f"compared: expected the {kind} {_describe_all(self._policy.expected_keys)}, but the "
+            f"compared: expected {self._expected()}, but the "
             f"host offers {offers}. Neither user name nor credential was sent. Fetch the host's "
             "fingerprints, compare them with those on its console, and give the one that is right."
         )

@@ -1,30 +1,32 @@
 """The client's end of an SSH transport (RFC 4253), up to the proof of the host key.
 
-Conch negotiates the algorithms, exchanges the keys and hands messages to services.  This
-file takes over from it what comes before and below that: the exchange of versions, the
-binary packets, and strict key exchange.  And it stands between conch and everything that a
-server may send: what is malformed or comes at the wrong moment ends the connection with one
-reason, which whoever waits for the connection is told.
+Conch keeps the order of a key exchange and hands messages to services.  This file takes over
+from it what comes before and below that: the exchange of versions, the binary packets, the
+negotiation, the key exchanges themselves and when they are due.  And it stands between conch
+and everything that a server may send: what is malformed or comes at the wrong moment ends the
+connection with one reason, which whoever waits for the connection is told.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import socket
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from twisted.conch.ssh.transport import (
     DISCONNECT_BY_APPLICATION,
+    MSG_KEXINIT,
     MSG_NEWKEYS,
     MSG_SERVICE_REQUEST,
     MSG_UNIMPLEMENTED,
     SSHCiphers,
     SSHClientTransport,
 )
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IPushProducer, ISystemHandle, ITCPTransport
+from twisted.internet.interfaces import IPushProducer, IReactorTime, ISystemHandle, ITCPTransport
 from twisted.logger import (
     FilteringLogObserver,
     Logger,
@@ -36,15 +38,24 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pkengine.errors import (
-    HostKeyRefused,
     HostUnreachable,
-    InvalidKeyText,
     SshConnectionLost,
     SshError,
 )
 from pkengine.keys import SshPublicKey
+from pkengine.ssh.certificate import CERTIFICATE_SUFFIX, certified_key
 from pkengine.ssh.ciphers import CIPHERS, MACS, Keys, Opener, Plain, Sealer, opener, sealer
-from pkengine.ssh.host_keys import SIGNATURE_ALGORITHMS, IHostKeyVerifier
+from pkengine.ssh.host_keys import HOST_KEY_ALGORITHMS, IHostKeyVerifier
+from pkengine.ssh.key_exchange import METHODS, KeyExchange
+from pkengine.ssh.negotiation import (
+    STRICT_CLIENT,
+    STRICT_SERVER,
+    Agreement,
+    NoCommonAlgorithm,
+    Offer,
+    negotiate,
+)
+from pkengine.ssh.signature import is_genuine
 from pkengine.ssh.silence import notice_silence
 from pkengine.ssh.version import OUR_VERSION, VersionReader
 from pkengine.ssh.wire import MalformedMessage, Reader, readable, string
@@ -60,7 +71,16 @@ _MAX_UNIMPLEMENTED = 16
 #: How many requests of the host are answered while it does not take in our answers.
 _MAX_UNHEARD = 64
 
-_STRICT_CLIENT, _STRICT_SERVER = "kex-strict-c-v00@openssh.com", "kex-strict-s-v00@openssh.com"
+#: After how many octets in both directions, and after how many seconds, new keys are made
+#: (RFC 4253 §9).
+REKEY_OCTETS = 1 << 30
+REKEY_S = 3600.0
+
+#: The client's and the host's part of every key exchange that is offered.
+_MSG_KEX_INIT, _MSG_KEX_REPLY = 30, 31
+_FIRST_SERVICE_MESSAGE = 50
+#: How much key material is derived for each purpose, in octets.
+_KEY_MATERIAL = 64
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 
 
@@ -69,6 +89,11 @@ class _NegotiatedCiphers(SSHCiphers):
 
     sealer: Sealer | None = None
     opener: Opener | None = None
+
+    def __init__(self, agreement: Agreement) -> None:
+        out, in_ = agreement.cipher_out.encode(), agreement.cipher_in.encode()
+        super().__init__(out, in_, agreement.mac_out.encode(), agreement.mac_in.encode())
+        self.agreement = agreement
 
     def setKeys(
         self,
@@ -80,10 +105,9 @@ class _NegotiatedCiphers(SSHCiphers):
         inInteg: bytes,
     ) -> None:
         """Take the keys that were agreed; conch calls this."""
-        out_cipher, out_mac = self.outCipType.decode(), self.outMACType.decode()
-        in_cipher, in_mac = self.inCipType.decode(), self.inMACType.decode()
-        self.sealer = sealer(out_cipher, out_mac, Keys(outIV, outKey, outInteg))
-        self.opener = opener(in_cipher, in_mac, Keys(inIV, inKey, inInteg))
+        chosen = self.agreement
+        self.sealer = sealer(chosen.cipher_out, chosen.mac_out, Keys(outIV, outKey, outInteg))
+        self.opener = opener(chosen.cipher_in, chosen.mac_in, Keys(inIV, inKey, inInteg))
         self.encBlockSize = self.decBlockSize = 16  # tells conch that there are keys
 
 
@@ -98,6 +122,7 @@ class SshTransport(SSHClientTransport):
     Args:
         where: the host as error texts name it.
         verifier: judges the host's key.
+        clock: tells when new keys are due.
 
     Attributes:
         secured: fires with None once the host has proved that it holds a key which the
@@ -109,29 +134,24 @@ class SshTransport(SSHClientTransport):
 
     _log = QUIET_LOG
     ourVersionString = OUR_VERSION
-    supportedKeyExchanges = _names(
-        (
-            "curve25519-sha256",
-            "curve25519-sha256@libssh.org",
-            "ecdh-sha2-nistp256",
-            "ecdh-sha2-nistp384",
-            "ecdh-sha2-nistp521",
-            _STRICT_CLIENT,
-        )
-    )
+    supportedKeyExchanges = _names((*METHODS, STRICT_CLIENT))
     supportedCiphers = _names(CIPHERS)
     supportedMACs = _names(MACS)
     supportedCompressions = _names(("none",))
 
-    def __init__(self, where: str, verifier: IHostKeyVerifier) -> None:
+    def __init__(self, where: str, verifier: IHostKeyVerifier, clock: IReactorTime) -> None:
         self.where = where
+        self._clock = clock
         self.secured: Deferred[None] = Deferred()
         self._network: Any = None  # the stream, which conch's type knows too little of
         self.stage = "its SSH version string"
         self.ended_by: SshError | None = None
         self._verifier = verifier
         self._ask_for_key_types(*verifier.key_types)
-        self._host_key: SshPublicKey | None = None
+        self._shown: SshPublicKey | None = None
+        self._exchange: KeyExchange | None = None
+        self._octets = 0
+        self._keys_since = 0.0
         self._is_secure = False
         self._strict = False
         self._version_reader = VersionReader()
@@ -139,6 +159,7 @@ class SshTransport(SSHClientTransport):
         self._sealer: Sealer = Plain()
         self._opener: Opener = Plain()
         self._requested: Any = None
+        self._hash: Callable[..., Any] = hashlib.sha256
         self._unimplemented = 0
         self._pending: _NegotiatedCiphers | None = None
         self._is_lost = False
@@ -149,7 +170,7 @@ class SshTransport(SSHClientTransport):
 
     def _ask_for_key_types(self, *key_types: str) -> None:
         self.supportedPublicKeys = _names(
-            algorithm for key_type in key_types for algorithm in SIGNATURE_ALGORITHMS[key_type]
+            algorithm for key_type in key_types for algorithm in HOST_KEY_ALGORITHMS[key_type]
         )
 
     # The connection's beginning and end.
@@ -238,8 +259,10 @@ class SshTransport(SSHClientTransport):
                 payload = self._opener.open(self.incomingPacketSequence, self._received)
                 if payload is None:
                     break
+                self._octets += len(payload)
                 self.incomingPacketSequence = (self.incomingPacketSequence + 1) & 0xFFFF_FFFF
                 self.dispatchMessage(payload[0], payload[1:])
+            self._renew_keys_when_due()
         except SshError as error:
             self.end(error)
         except Exception as error:  # conch shows malformed messages by exceptions of many types
@@ -261,11 +284,12 @@ class SshTransport(SSHClientTransport):
 
     def dispatchMessage(self, messageNum: int, payload: bytes) -> None:
         """Hand a message on, unless it must not come at this moment."""
-        if 30 <= messageNum <= 49 and (self._pending is None or self._pending.sealer is not None):
+        is_awaited = messageNum == _MSG_KEX_REPLY and self._exchange is not None
+        if 30 <= messageNum <= 49 and not is_awaited:
             raise MalformedMessage(f"message {messageNum} outside a key exchange")
         if self._strict and not self._is_secure and not 20 <= messageNum <= 49 and messageNum != 1:
             raise MalformedMessage(f"message {messageNum} within the first key exchange")
-        if messageNum >= 50 and self.service is None:
+        if messageNum >= _FIRST_SERVICE_MESSAGE and self.service is None:
             raise MalformedMessage(f"message {messageNum} before any service")
         super().dispatchMessage(messageNum, payload)
 
@@ -288,13 +312,15 @@ class SshTransport(SSHClientTransport):
 
     def sendPacket(self, messageType: int, payload: bytes) -> None:
         """Send a message; during a key exchange keep back what must not come in between."""
-        is_exchanging = self._keyExchangeState != self._KEY_EXCHANGE_NONE
-        if is_exchanging and not self._allowedKeyExchangeMessageType(messageType):
+        if messageType >= _FIRST_SERVICE_MESSAGE:
+            self._renew_keys_when_due()
+        if self._is_exchanging and not self._allowedKeyExchangeMessageType(messageType):
             cast(list[tuple[int, bytes]], self._blockedByKeyExchange).append(
                 (messageType, payload)
             )
             return
         message = bytes((messageType,)) + payload
+        self._octets += len(message)
         self._network.write(self._sealer.seal(self.outgoingPacketSequence, message))
         self.outgoingPacketSequence = (self.outgoingPacketSequence + 1) & 0xFFFF_FFFF
         if messageType == MSG_NEWKEYS:
@@ -306,8 +332,8 @@ class SshTransport(SSHClientTransport):
 
     @property
     def is_congested(self) -> bool:
-        """Tell whether more was written than the network has taken yet."""
-        return self._is_congested
+        """Tell whether what is sent now would have to wait: for the network, or for new keys."""
+        return self._is_congested or (self._is_secure and self._is_exchanging)
 
     def pauseProducing(self) -> None:
         """The network takes no more for now."""
@@ -317,7 +343,8 @@ class SshTransport(SSHClientTransport):
         """The network takes more."""
         self._is_congested = False
         self._unheard = 0
-        self.on_writable()
+        if not self.is_congested:
+            self.on_writable()
 
     def bear_request(self) -> None:
         """Count a request of the host that will be answered.
@@ -325,7 +352,7 @@ class SshTransport(SSHClientTransport):
         Raises:
             MalformedMessage: the host asks on and on without taking the answers in.
         """
-        self._unheard += self._is_congested
+        self._unheard += self.is_congested
         if self._unheard > _MAX_UNHEARD:
             raise MalformedMessage("requests without end")
 
@@ -335,75 +362,103 @@ class SshTransport(SSHClientTransport):
     # The key exchange.
 
     def ssh_KEXINIT(self, packet: bytes) -> None:
-        """Compare the lists of algorithms of both sides and begin the key exchange."""
-        reader = Reader(packet)
-        reader.octets(16)
-        exchanges, host_keys = reader.name_list(), reader.name_list()
-        ciphers_out, ciphers_in = reader.name_list(), reader.name_list()
-        macs_out, macs_in = reader.name_list(), reader.name_list()
+        """Agree on algorithms and begin the key exchange."""
+        if self._keyExchangeState == self._KEY_EXCHANGE_PROGRESSING:
+            raise MalformedMessage("a key exchange within another")
+        theirs = Offer.parse(packet)
         if not self._is_secure:
-            if _STRICT_SERVER in exchanges:
+            if STRICT_SERVER in theirs.exchanges:
                 self._strict = True
                 if self.incomingPacketSequence != 1:
                     raise MalformedMessage("a message before the first key exchange")
-            self._verifier.offered(host_keys)
-        self._require_common("key exchange method", exchanges, self.supportedKeyExchanges)
-        self._require_common("host key algorithm", host_keys, self.supportedPublicKeys)
-        for theirs in (ciphers_out, ciphers_in):
-            self._require_common("cipher", theirs, self.supportedCiphers)
-        for theirs in (macs_out, macs_in):
-            self._require_common("MAC", theirs, self.supportedMACs)
-        super().ssh_KEXINIT(packet)
-        chosen = self.nextEncryptions
-        self.nextEncryptions = self._pending = _NegotiatedCiphers(
-            chosen.outCipType, chosen.inCipType, chosen.outMACType, chosen.inMACType
-        )
+            self._verifier.offered(theirs.host_keys)
+        if self._keyExchangeState == self._KEY_EXCHANGE_NONE:
+            self.sendKexInit()
+        self._keyExchangeState = self._KEY_EXCHANGE_PROGRESSING
+        agreement = self._negotiate(theirs)
+        self.otherKexInitPayload = bytes((MSG_KEXINIT,)) + packet
+        self.nextEncryptions = self._pending = _NegotiatedCiphers(agreement)
+        self.incomingCompressionType = self.outgoingCompressionType = b"none"
+        self._hash, begin = METHODS[agreement.exchange]
+        self._exchange = begin()
+        self.sendPacket(_MSG_KEX_INIT, string(self._exchange.init))
 
-    def _require_common(self, what: str, theirs: list[str], ours: list[bytes]) -> None:
-        names = [name.decode() for name in ours if name != _STRICT_CLIENT.encode()]
-        if not set(theirs).intersection(names):
+    def _negotiate(self, theirs: Offer) -> Agreement:
+        try:
+            return negotiate(Offer.parse(self.ourKexInitPayload[1:]), theirs)
+        except NoCommonAlgorithm as missing:
             error = SshConnectionLost if self._is_secure else HostUnreachable
             raise error(
-                f"{self.where} and this side share no {what}: the host offers "
-                f"{readable(', '.join(theirs)) or 'none'}; this side offers {', '.join(names)}. "
-                "Allow one of these in the host's sshd_config."
-            )
+                f"{self.where} and this side share no {missing.what}: the host offers "
+                f"{readable(', '.join(missing.theirs)) or 'none'}; this side offers "
+                f"{', '.join(missing.ours)}. Allow one of these in the host's sshd_config."
+            ) from None
 
-    def ssh_KEX_DH_GEX_GROUP(self, packet: bytes) -> Any:
-        """Take message 31, which is KEX_ECDH_REPLY in the exchanges that are offered.
-
-        Groups over finite fields are not: their arithmetic holds up the reactor for seconds.
-        """
-        self._check_algorithms(packet)
-        return super().ssh_KEX_DH_GEX_GROUP(packet)
-
-    def _check_algorithms(self, packet: bytes) -> None:
-        """See that key and signature are of the kind that was negotiated.
-
-        Conch takes whatever kind of signature the host puts there, such as one with SHA-1.
-        """
+    def ssh_KEX_DH_GEX_GROUP(self, packet: bytes) -> None:
+        """Take message 31: the host's key, its part of the exchange, and its signature."""
+        assert self._pending is not None
+        assert self._exchange is not None
         reader = Reader(packet)
-        key_type = Reader(reader.string()).string().decode("ascii", "replace")
-        reader.string()
-        signature = Reader(reader.string()).string()
-        algorithm = self.keyAlg.decode()
-        if signature != self.keyAlg or algorithm not in SIGNATURE_ALGORITHMS.get(key_type, ()):
-            raise MalformedMessage(f"the host key or its signature is not {algorithm}")
-
-    def verifyHostKey(self, hostKey: bytes, fingerprint: bytes) -> Deferred[bool]:
-        """Judge the host's key; conch asks before it uses it."""
+        host_key, reply, signature = reader.string(), reader.string(), reader.string()
+        signer = self._judge(host_key)
         try:
-            key = SshPublicKey.from_blob(hostKey)
-            if self._host_key is None:
-                self._verifier.judge(key)
-                self._host_key = key
-            elif key != self._host_key:
-                raise self._error("the host changed its key within the connection")
-        except (HostKeyRefused, InvalidKeyText, SshError) as error:
-            refusal = error if isinstance(error, SshError) else self._error(str(error))
-            self.end(refusal)
-            return fail(refusal)
-        return succeed(True)
+            secret = self._exchange.shared_secret(reply)
+        except ValueError as error:
+            raise MalformedMessage(str(error) or "a value that no key exchange has") from error
+        said = (
+            self.ourVersionString,
+            self.otherVersionString,
+            self.ourKexInitPayload,
+            self.otherKexInitPayload,
+            host_key,
+            self._exchange.init,
+            reply,
+        )
+        exchange_hash = self._hash(b"".join(map(string, said)) + secret).digest()
+        algorithm = self._pending.agreement.host_key.removesuffix(CERTIFICATE_SUFFIX)
+        if not is_genuine(signer, signature, exchange_hash, algorithm=algorithm):
+            raise MalformedMessage(f"the host's signature is not genuine, or not {algorithm}")
+        self._exchange = None
+        self._keySetup(secret, exchange_hash)
+
+    def _judge(self, blob: bytes) -> SshPublicKey:
+        """Judge what the host shows.
+
+        Returns:
+            The key that must sign: a certificate's own key, where it is one.
+        """
+        assert self._pending is not None
+        algorithm = self._pending.agreement.host_key
+        shown = SshPublicKey.from_blob(blob)
+        if algorithm not in HOST_KEY_ALGORITHMS.get(shown.key_type, ()):
+            raise MalformedMessage(f"the host key is not for {algorithm}")
+        if self._shown is None:
+            self._verifier.judge(shown)
+            self._shown = shown
+        elif shown != self._shown:
+            raise self._error("the host changed its key within the connection")
+        return certified_key(shown)
+
+    def _getKey(self, c: bytes, sharedSecret: bytes, exchangeHash: bytes) -> bytes:
+        """Derive the material for one purpose (RFC 4253 §7.2)."""
+        assert self.sessionID is not None
+        beginning = sharedSecret + exchangeHash
+        key: bytes = self._hash(beginning + c + self.sessionID).digest()
+        while len(key) < _KEY_MATERIAL:
+            key += self._hash(beginning + key).digest()
+        return key
+
+    @property
+    def _is_exchanging(self) -> bool:
+        return bool(self._keyExchangeState != self._KEY_EXCHANGE_NONE)
+
+    def _renew_keys_when_due(self) -> None:
+        """Begin a key exchange where much was sent and received, or long ago was the last."""
+        if self.service is None or self._is_exchanging or self.ended_by is not None:
+            return
+        age_s = self._clock.seconds() - self._keys_since
+        if self._octets >= REKEY_OCTETS or age_s >= REKEY_S:
+            self.sendKexInit()
 
     def ssh_NEWKEYS(self, packet: bytes) -> None:
         """Decrypt with the new keys from here on."""
@@ -412,14 +467,18 @@ class SshTransport(SSHClientTransport):
         self._opener, self._pending = self._pending.opener, None
         if self._strict:
             self.incomingPacketSequence = 0
+        self._octets, self._keys_since = 0, self._clock.seconds()
         super().ssh_NEWKEYS(packet)
+        self._unheard = 0
+        if not self.is_congested:
+            self.on_writable()
 
     def connectionSecure(self) -> None:
         """The keys are in use; conch calls this after every key exchange."""
         if not self._is_secure:
             self._is_secure = True
-            assert self._host_key is not None
-            self._ask_for_key_types(self._host_key.key_type)
+            assert self._shown is not None
+            self._ask_for_key_types(self._shown.key_type)
             self.stage = "its consent to a login"
             self.secured.callback(None)
 

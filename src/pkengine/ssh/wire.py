@@ -15,6 +15,11 @@ def string(value: bytes) -> bytes:
     return struct.pack(">I", len(value)) + value
 
 
+def mpint(value: int) -> bytes:
+    """Write an ``mpint`` that is not negative."""
+    return string(value.to_bytes(value.bit_length() // 8 + 1, "big") if value else b"")
+
+
 def name_list(names: Iterable[str]) -> bytes:
     """Write a ``name-list``."""
     return string(",".join(names).encode("ascii"))
