@@ -20,6 +20,7 @@ from typing import Any
 from pkengine.engine.hosts.on_host.files import locked, relabel
 from pkengine.engine.hosts.on_host.step import StepFailed, last_words, run
 
+_CHUNK = 1 << 18
 #: To zlib: expect the header of gzip, with the largest window.
 _GZIP = 16 + zlib.MAX_WBITS
 
@@ -47,18 +48,30 @@ def upload(*, prefix: str, bundle: str, size: int, sha256: str) -> dict[str, Any
     return {"changed": True}
 
 
-def _receive(size: int, sha256: str) -> bytes:
-    """Read the archive to its end; nothing looks into it before it is known to be whole."""
-    archive = sys.stdin.buffer.read()
-    if len(archive) != size:
-        raise StepFailed(f"the archive broke off after {len(archive)} of {size} octets.")
-    if hashlib.sha256(archive).hexdigest() != sha256:
-        raise StepFailed("the archive arrived damaged: its SHA-256 is not the expected one.")
-    return archive
+def _receive(size: int, sha256: str) -> io.BytesIO:
+    """Read the archive to its end, inflating what comes while more is on its way.
+
+    Nothing looks for files in it before it is known to be whole.
+    """
+    damaged = StepFailed("the archive arrived damaged: its SHA-256 is not the expected one.")
+    digest, inflating, tar = hashlib.sha256(), zlib.decompressobj(_GZIP), io.BytesIO()
+    received = 0
+    while chunk := sys.stdin.buffer.read(_CHUNK):
+        received += len(chunk)
+        digest.update(chunk)
+        try:
+            tar.write(inflating.decompress(chunk))
+        except zlib.error:
+            raise damaged from None
+    if received != size:
+        raise StepFailed(f"the archive broke off after {received} of {size} octets.")
+    if digest.hexdigest() != sha256:
+        raise damaged
+    tar.seek(0)
+    return tar
 
 
-def _unpack(archive: bytes, folder: str) -> None:
-    tar = io.BytesIO(zlib.decompress(archive, wbits=_GZIP))
+def _unpack(tar: io.BytesIO, folder: str) -> None:
     made = set()
     with tarfile.open(fileobj=tar, mode="r:") as members:
         for member in members:
