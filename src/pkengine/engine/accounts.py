@@ -155,7 +155,7 @@ class Accounts:
 
     async def issue_token(self, user: User) -> IssuedToken:
         """Make a token for a user who has proved who it is."""
-        text = base64.urlsafe_b64encode(self._random_bytes(32)).rstrip(b"=").decode("ascii")
+        text = self._new_text()
         now = utc_now(self._clock)
         record = TokenRecord(
             token_hash=_token_hash(text),
@@ -167,6 +167,32 @@ class Accounts:
         await self._store.write(queries.insert_token, record)
         await self._remove_expired()
         return IssuedToken(text=Secret(text), user=user, expires=record.expires)
+
+    def new_personal_token(
+        self, user: User, name: str, lifetime: datetime.timedelta
+    ) -> tuple[IssuedToken, TokenRecord]:
+        """Make a token for automation; whoever asks for it writes the record."""
+        text = self._new_text()
+        now = utc_now(self._clock)
+        record = TokenRecord(
+            token_hash=_token_hash(text),
+            user=user,
+            created=now,
+            last_used=now,
+            expires=now + lifetime,
+            name=name,
+        )
+        return IssuedToken(text=Secret(text), user=user, expires=record.expires), record
+
+    async def hash_password(self, password: Secret) -> str:
+        """Give the Argon2id hash of a new password."""
+        async with self._checks:
+            return await self._hash(password)
+
+    def forget_cached(self) -> None:
+        """Look each token up again: what a user may do, or a token, has changed."""
+        self._revocations += 1
+        self._cache.clear()
 
     async def check_token(self, text: str) -> User:
         """Give the user whom a token stands for, and let the token live on.
@@ -195,7 +221,9 @@ class Accounts:
             raise NotAuthorized("The access token is unknown or has expired: log in again.")
         record = found
         if now - found.last_used >= _TOUCHED_EVERY:
-            expires = min(now + IDLE_LIFETIME, found.created + MAX_LIFETIME)
+            expires = found.expires  # of a personal token, which does not live longer by use
+            if found.name is None:
+                expires = min(now + IDLE_LIFETIME, found.created + MAX_LIFETIME)
             record = replace(found, last_used=now, expires=expires)
             await self._store.write(queries.touch_token, token_hash, now, expires)
         if revocations == self._revocations:
@@ -218,6 +246,9 @@ class Accounts:
         if seconds - self._expired_removed >= _EXPIRED_TOKENS_REMOVED_EVERY_S:
             self._expired_removed = seconds
             await self._store.write(queries.delete_expired_tokens, utc_now(self._clock))
+
+    def _new_text(self) -> str:
+        return base64.urlsafe_b64encode(self._random_bytes(32)).rstrip(b"=").decode("ascii")
 
     async def _nobody(self) -> str:
         """Give a hash that no password has, as costly to check as any other."""

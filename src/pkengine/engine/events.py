@@ -45,6 +45,31 @@ class EventCode(enum.IntEnum):
     HOST_INSTALLING = 509
     HOST_NON_OPERATIONAL = 519
     HOST_CONNECTING = 9008
+    # These are not oVirt's.
+    USER_ADDED = 20001
+    USER_CHANGED = 20002
+    USER_REMOVED = 20003
+    TOKEN_ISSUED = 20011
+    TOKEN_REVOKED = 20012
+
+
+#: Decisions about whom to trust, and their refusals: what the audit log is made of.
+TRUST_DECISIONS = (
+    EventCode.HOST_ADDED,
+    EventCode.HOST_UPDATED,
+    EventCode.HOST_REMOVED,
+    EventCode.HOST_ADD_FAILED,
+    EventCode.HOST_REMOVE_FAILED,
+    EventCode.HOST_INSTALLING,
+    EventCode.HOST_INSTALLED,
+    EventCode.HOST_INSTALL_FAILED,
+    EventCode.USER_LOGIN_FAILED,
+    EventCode.USER_ADDED,
+    EventCode.USER_CHANGED,
+    EventCode.USER_REMOVED,
+    EventCode.TOKEN_ISSUED,
+    EventCode.TOKEN_REVOKED,
+)
 
 
 class Events:
@@ -79,13 +104,26 @@ class Events:
             host_id=host_id,
         )
 
-    async def find(self, search: Search, limit: int, *, after: int | None = None) -> Pages[Event]:
+    async def find(
+        self,
+        search: Search,
+        limit: int,
+        *,
+        after: int | None = None,
+        codes: Collection[int] | None = None,
+    ) -> Pages[Event]:
         """Give what a search finds, the newest first where it names no order.
+
+        Args:
+            search: what is looked for.
+            limit: how many at most.
+            after: only those with a greater id.
+            codes: only those of these kinds.
 
         Raises:
             InvalidSearch: a value does not fit its field.
         """
-        ids = await self._store.read(queries.find_ids, search, limit, after=after)
+        ids = await self._store.read(queries.find_ids, search, limit, after=after, codes=codes)
         return Pages(ids, lambda some: self._store.read(queries.events_by_ids, some))
 
     async def get(self, event_id: int) -> Event:
@@ -135,6 +173,7 @@ class Events:
             host_name=host.name if host else "",
             cluster_id=host.cluster_id if host else None,
             user=origin.user,
+            address=origin.address,
             correlation_id=origin.correlation_id,
         )
 

@@ -184,7 +184,11 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One line of the event log; `id` counts up and has no gap that a reader must know."""
+    """One line of the event log; `id` counts up and has no gap that a reader must know.
+
+    Attributes:
+        user, address: who asked for it and from where; empty where the engine itself acted.
+    """
 
     id: int
     code: int
@@ -195,6 +199,7 @@ class Event:
     host_name: str = ""
     cluster_id: uuid.UUID | None = None
     user: str = ""
+    address: str = ""
     correlation_id: str = ""
 
 

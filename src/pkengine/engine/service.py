@@ -39,6 +39,7 @@ from pkengine.engine.rest import HttpServer, site
 from pkengine.engine.rest.application import Folder
 from pkengine.engine.state import StateFolder
 from pkengine.engine.store import Store, open_database
+from pkengine.engine.user_administration import UserAdministration
 from pkengine.errors import PkengineError
 from pkengine.keys import KeyPair
 from pkengine.keys.files import write_atomically
@@ -67,7 +68,7 @@ class Engine(Service):
         started: fires once, when the start is complete; fails with the reason if it is not.
 
     Once `startService` was called it also has a `store`, `events`, `clusters`, `jobs`,
-    `accounts` and `hosts`.
+    `accounts`, `user_administration` and `hosts`.
 
     Raises:
         EngineError: another engine has the state folder.
@@ -81,6 +82,7 @@ class Engine(Service):
     clusters: Clusters
     jobs: Jobs
     accounts: Accounts
+    user_administration: UserAdministration
     hosts: Hosts
 
     def __init__(
@@ -165,6 +167,7 @@ class Engine(Service):
         self.clusters = Clusters(store)
         self.jobs = Jobs(store, reactor)
         self.accounts = Accounts(store, reactor)
+        self.user_administration = UserAdministration(store, self.accounts, self.events, reactor)
         trust = MemoryTrustStore()
         registry = HostRegistry(store, self.events, trust, reactor)
         access = NetworkAccess(

@@ -15,6 +15,13 @@ class Role(enum.Enum):
     OPERATOR = "operator"
     VIEWER = "viewer"
 
+    def includes(self, other: Role) -> bool:
+        """Tell whether who has this role may do all that the other one may."""
+        return _RANK[self] >= _RANK[other]
+
+
+_RANK = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.ADMINISTRATOR: 2}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
@@ -37,10 +44,18 @@ class UserRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRecord:
-    """A token of a user; `token_hash` is SHA-256 in hexadecimal."""
+    """A token of a user.
 
-    token_hash: str
+    Attributes:
+        token_hash: SHA-256 in hexadecimal.
+        user: with the role that the token gives, which is at most the user's own.
+        name: of a personal token, for automation; None for a person's session.
+    """
+
+    id: uuid.UUID = field(default_factory=uuid.uuid4)
+    token_hash: str = field(repr=False)
     user: User
     created: datetime.datetime
     last_used: datetime.datetime
     expires: datetime.datetime
+    name: str | None = None

@@ -42,6 +42,7 @@ from pkengine.engine.model import Host, HostStatus, Severity, StepStatus
 from pkengine.engine.rest import site
 from pkengine.engine.rest.application import Folder
 from pkengine.engine.store import Store
+from pkengine.engine.user_administration import UserAdministration
 from pkengine.keys import KeyPair, Pin, Secret, SshPublicKey
 from pkengine.ssh import HostKeyJudgement, HostKeyPolicy, SshIdentity, SshTarget
 from tests.engine.store.inline import InlineReactor, InlineThreads
@@ -235,6 +236,7 @@ class ServedEngine:
             hasher=PasswordHasher(time_cost=1, memory_cost=8, parallelism=1),
         )
         self.events = Events(store, clock)
+        self.user_administration = UserAdministration(store, self.accounts, self.events, clock)
         self.clusters = Clusters(store)
         self.jobs = Jobs(store, clock)
         registry = HostRegistry(store, self.events, MemoryTrustStore(), clock)
@@ -273,13 +275,13 @@ class ServedEngine:
     def password(self) -> str:
         return self.password_file.read_text().strip()
 
-    async def log_in(self) -> str:
+    async def log_in(self, name: str = ADMIN, password: str = "") -> str:
         reply = await self.post_form(
             "/ovirt-engine/sso/oauth/token",
             grant_type="password",
             scope="ovirt-app-api",
-            username=ADMIN,
-            password=self.password,
+            username=name,
+            password=password or self.password,
         )
         token: str = reply.json()["access_token"]
         self.authorization = f"Bearer {token}"

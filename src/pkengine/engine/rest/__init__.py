@@ -1,7 +1,7 @@
 """The oVirt-compatible REST API, everything below ``/ovirt-engine``.
 
 A request passes `application` (routing, login, faults), then one of `hosts`, `events`,
-`clusters`, `jobs`, `root`.  What their answers look like is declared in `elements` and
+`clusters`, `jobs`, `users`, `root`.  What their answers look like is declared in `elements` and
 `host_elements`, and written by `xml_form` or `json_form`.
 """
 
@@ -30,6 +30,8 @@ from pkengine.engine.rest.pki import PublicKeys
 from pkengine.engine.rest.root import RootResource
 from pkengine.engine.rest.server import HttpServer
 from pkengine.engine.rest.sso import SignOn
+from pkengine.engine.rest.users import UserResource
+from pkengine.engine.user_administration import UserAdministration
 from pkengine.keys import KeyPair
 from pkengine.ssh.identity import SshIdentity
 
@@ -46,6 +48,10 @@ class ServedEngine(Protocol):
     @property
     def accounts(self) -> Accounts:
         """Who may log in."""
+
+    @property
+    def user_administration(self) -> UserAdministration:
+        """Who is a user."""
 
     @property
     def hosts(self) -> Hosts:
@@ -80,11 +86,12 @@ def site(engine: ServedEngine) -> IResource:
     """Make the resource for ``/ovirt-engine``."""
     instance_id = uuid.uuid5(uuid.NAMESPACE_URL, str(engine.key_pair.pin))
     routes = chain(
-        RootResource(engine.hosts, instance_id, engine.clock).routes(),
+        RootResource(engine.hosts, engine.user_administration, instance_id, engine.clock).routes(),
         ClusterResource(engine.clusters).routes(),
         HostResource(engine.hosts, engine.clusters, engine.jobs).routes(),
         EventResource(engine.events).routes(),
         JobResource(engine.jobs).routes(),
+        UserResource(engine.user_administration, engine.accounts, engine.events).routes(),
     )
     sign_on = SignOn(engine.accounts, engine.events)
     public_keys = PublicKeys(

@@ -35,7 +35,6 @@ from pkengine.engine.rest.request import (
     refuse_other_sites,
 )
 from pkengine.engine.rest.response import send_fault, send_pieces
-from pkengine.engine.users import Role
 from pkengine.errors import BadRequest, Forbidden, NotFound
 
 BASE = "/ovirt-engine/api"
@@ -43,7 +42,6 @@ _BASE_4 = f"{BASE}/v4"
 
 T = TypeVar("T")
 
-_RANK = {Role.VIEWER: 0, Role.OPERATOR: 1, Role.ADMINISTRATOR: 2}
 _log = Logger()
 
 
@@ -91,8 +89,9 @@ class Application:
         refuse_other_sites(request)
         parameters = query(request)
         address = client_address(request)
-        user = await self._authorizer.user(header(request, "Authorization"), address)
-        if _RANK[user.role] < _RANK[route.role]:
+        caller = await self._authorizer.caller(header(request, "Authorization"), address)
+        user = caller.user
+        if not user.role.includes(route.role):
             raise Forbidden(
                 f"The user '{user.name}' has the role '{user.role.value}': this needs "
                 f"'{route.role.value}'."
@@ -101,6 +100,7 @@ class Application:
         request.setHeader(b"Correlation-Id", name.encode("ascii"))
         return Call(
             user=user,
+            is_automation=caller.is_automation,
             origin=Origin(user=user.name, address=address, correlation_id=name),
             query=parameters,
             body=read_body(request),

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import base64
 import binascii
+from dataclasses import dataclass
 
 from pkengine.engine.accounts import Accounts
 from pkengine.engine.users import User
 from pkengine.errors import NotAuthorized
 from pkengine.keys import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sends a request.
+
+    Attributes:
+        user: with the role that holds for the request.
+        is_automation: a personal token says so, and no person.
+    """
+
+    user: User
+    is_automation: bool
 
 
 class Authorizer:
@@ -21,8 +35,8 @@ class Authorizer:
     def __init__(self, accounts: Accounts) -> None:
         self._accounts = accounts
 
-    async def user(self, header: str, address: str) -> User:
-        """Give the user that a header stands for.
+    async def caller(self, header: str, address: str) -> Caller:
+        """Give whom a header stands for.
 
         Args:
             header: the value of the ``Authorization`` header, or nothing.
@@ -34,10 +48,12 @@ class Authorizer:
         """
         scheme, _, credentials = header.partition(" ")
         if scheme.lower() == "bearer":
-            return await self._accounts.check_token(credentials.strip())
+            record = await self._accounts.token_record(credentials.strip())
+            return Caller(record.user, is_automation=record.name is not None)
         if scheme.lower() == "basic":
             name, password = _basic(credentials)
-            return await self._accounts.check_password(name, password, address)
+            user = await self._accounts.check_password(name, password, address)
+            return Caller(user, is_automation=False)
         raise NotAuthorized(
             "The request has no access token: log in at /ovirt-engine/sso/oauth/token."
         )

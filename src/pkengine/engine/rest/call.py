@@ -28,7 +28,8 @@ class Call:
     """What is known when a resource is asked.
 
     Attributes:
-        user: who asks.
+        user: who asks; of a personal token, with the role of the token.
+        is_automation: by a personal token.
         origin: the same for the audit, with the address and the correlation id.
         query: the parameters of the URL.
         body: empty where there is none.
@@ -36,6 +37,7 @@ class Call:
     """
 
     user: User
+    is_automation: bool = False
     origin: Origin
     query: Mapping[str, str]
     body: bytes

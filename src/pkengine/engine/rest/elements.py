@@ -331,6 +331,8 @@ class ApiRoot:
     user: User
     hosts_total: int
     hosts_active: int
+    users_total: int
+    users_active: int
 
 
 _USER_REFERENCE = Element(
@@ -338,20 +340,6 @@ _USER_REFERENCE = Element(
     id=attrgetter("id"),
     href=lambda user: f"/users/{user.id}",
     fields=(Field("user_name", LINE, attrgetter("name")),),
-)
-
-USER = Element(
-    "user",
-    "users",
-    id=attrgetter("id"),
-    href=lambda user: f"/users/{user.id}",
-    fields=(
-        Field("user_name", LINE, attrgetter("name")),
-        Field("name", LINE, lambda user: user.name.partition("@")[0]),
-        Field("principal", LINE, lambda user: user.name.partition("@")[0]),
-        Field("namespace", LINE, always("*")),
-        Field("role", LINE, lambda user: user.role.value),
-    ),
 )
 
 _SUMMARY_ITEM = Element(
@@ -365,7 +353,17 @@ _SUMMARY_ITEM = Element(
 API = Element(
     "api",
     href=always(""),
-    collections=("clusters", "datacenters", "events", "hosts", "jobs", "sshkeys"),
+    collections=(
+        "audit",
+        "clusters",
+        "datacenters",
+        "events",
+        "hosts",
+        "jobs",
+        "roles",
+        "sshkeys",
+        "users",
+    ),
     fields=(
         Field(
             "product_info",
@@ -396,7 +394,11 @@ API = Element(
                         lambda api: (api.hosts_active, api.hosts_total),
                     ),
                     Field("storage_domains", _SUMMARY_ITEM, always((0, 0))),
-                    Field("users", _SUMMARY_ITEM, always((1, 1))),
+                    Field(
+                        "users",
+                        _SUMMARY_ITEM,
+                        lambda api: (api.users_active, api.users_total),
+                    ),
                     Field("vms", _SUMMARY_ITEM, always((0, 0))),
                 ),
             ),

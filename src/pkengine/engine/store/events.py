@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import Connection, Row, insert, select
 
@@ -43,6 +43,7 @@ def insert_event(connection: Connection, event: Event) -> Event:
         "cluster_id": event.cluster_id,
         "user_name": event.user,
         "correlation_id": event.correlation_id,
+        "address": event.address[:100],
     }
     statement = insert(events).values(values).returning(events)
     return _event(connection.execute(statement).one())
@@ -75,9 +76,21 @@ def select_events(
 
 
 def find_ids(
-    connection: Connection, search: Search, limit: int, *, after: int | None = None
+    connection: Connection,
+    search: Search,
+    limit: int,
+    *,
+    after: int | None = None,
+    codes: Collection[int] | None = None,
 ) -> list[int]:
     """Give the ids of the events that a search finds, in its order, else the newest first.
+
+    Args:
+        connection: the transaction.
+        search: what is looked for.
+        limit: how many at most.
+        after: only those with a greater id.
+        codes: only those of these kinds.
 
     Raises:
         InvalidSearch: a value does not fit its field.
@@ -85,6 +98,8 @@ def find_ids(
     statement = select(events.c.id)
     if after is not None:
         statement = statement.where(events.c.id > after)
+    if codes is not None:
+        statement = statement.where(events.c.code.in_(codes))
     newest = events.c.id.desc()
     return list(
         connection.execute(

@@ -121,7 +121,9 @@ events = Table(
     Column("cluster_id", Uuid),
     Column("user_name", String(255), nullable=False),
     Column("correlation_id", String(100), nullable=False),
+    Column("address", String(100), nullable=False, server_default=""),
     Index(None, "host_id", "id"),
+    Index(None, "code", "id"),
     sqlite_autoincrement=True,  # an id is never given twice, whatever was deleted
 )
 
@@ -161,6 +163,7 @@ users = Table(
     Column("created", UtcDateTime, nullable=False),
 )
 
+#: A token with a name is a personal one, for automation; the others are sessions of people.
 tokens = Table(
     "tokens",
     metadata,
@@ -170,6 +173,8 @@ tokens = Table(
     Column("created", UtcDateTime, nullable=False),
     Column("last_used", UtcDateTime, nullable=False),
     Column("expires", UtcDateTime, nullable=False, index=True),
+    Column("name", String(100)),
+    Column("role", String(40)),  # what the token may do at most; None is all that its user may
 )
 
 settings = Table(
