@@ -84,13 +84,23 @@ class TlsSession:
         judge: takes the pin of the peer and raises AuthenticationError to refuse it.
     """
 
-    __slots__ = ("_connection", "_judge", "_refusal", "_unread", "is_closed", "peer_pin")
+    __slots__ = (
+        "_connection",
+        "_judge",
+        "_judged",
+        "_refusal",
+        "_unread",
+        "is_closed",
+        "peer_pin",
+    )
 
     def __init__(self, context: SSL.Context, role: Role, judge: Judge) -> None:
         #: The key that was judged, and found good.
         self.peer_pin: Pin | None = None
         self.is_closed = False
         self._judge: Judge | None = judge
+        #: The hash of the certificate that was judged and found good, during the handshake.
+        self._judged = b""
         self._refusal: Exception | None = None
         self._unread = b""
         self._connection = SSL.Connection(context, None)
@@ -114,7 +124,7 @@ class TlsSession:
             try:
                 pin = _pin_of(certificate)
                 self._judge(pin)
-                self.peer_pin = pin
+                self.peer_pin, self._judged = pin, certificate.digest("sha256")
             except Exception as error:
                 self._refusal = error
                 return False
@@ -139,8 +149,9 @@ class TlsSession:
         self._forget_judge()
         if len(data) > _HANDSHAKE_PIECE:
             self._connection.bio_write(data[_HANDSHAKE_PIECE:])
-        certificate = self._connection.get_peer_certificate()
-        if certificate is None or self.peer_pin is None or _pin_of(certificate) != self.peer_pin:
+        certificate, judged = self._connection.get_peer_certificate(), self._judged
+        self._judged = b""
+        if certificate is None or not judged or certificate.digest("sha256") != judged:
             raise AuthenticationError("The peer's certificate is not the one that was judged.")
         return True
 
