@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 import subprocess
 from pathlib import Path
+from unittest import skipIf
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from pkengine.errors import KeyFileError
 from pkengine.keys import SshPublicKey
 from pkengine.ssh import SshIdentity
+
+needs_ssh_keygen = skipIf(
+    shutil.which("ssh-keygen") is None, "ssh-keygen is not installed (Debian: openssh-client)"
+)
 
 
 class IdentityTests(SynchronousTestCase):
@@ -31,6 +37,7 @@ class IdentityTests(SynchronousTestCase):
         }
         self.assertEqual(modes, {"ssh": 0o700, "id_ed25519": 0o600, "id_ed25519.pub": 0o644})
 
+    @needs_ssh_keygen
     def test_openssh_reads_both_files(self):
         identity = SshIdentity.load_or_create(self.directory, comment="pkengine@engine1")
         for arguments in (["-y", "-f", "id_ed25519"], ["-l", "-f", "id_ed25519.pub"]):
@@ -61,6 +68,7 @@ class IdentityTests(SynchronousTestCase):
         error = self.assertRaises(KeyFileError, SshIdentity.load_or_create, self.directory)
         self.assertIn("chmod 600", str(error))
 
+    @needs_ssh_keygen
     def test_what_is_no_ed25519_key_is_refused_and_left_alone(self):
         SshIdentity.load_or_create(self.directory)
         path = self.directory / "id_ed25519"
