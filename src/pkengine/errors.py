@@ -54,6 +54,18 @@ class ChannelClosed(ChannelError):
     """The channel closed before, or while, the call was under way."""
 
 
+class ServerCertificateRefused(ChannelError):
+    """An HTTPS server did not show the key, or a certificate for the name, that was expected."""
+
+
+class InvalidEngineUrl(ChannelError, ValueError):
+    """What shall be the URL of an engine is none."""
+
+
+class BadProxy(ChannelError):
+    """What names an HTTP proxy is malformed."""
+
+
 class ProtocolViolation(ChannelError):
     """The peer sent what the protocol forbids, so the connection was ended."""
 
@@ -101,6 +113,14 @@ class HostKeyTypeUnavailable(HostKeyRefused):
 
 class HostKeyRevoked(HostKeyRefused):
     """The host's key, or the one that signed its certificate, is marked as revoked."""
+
+
+class DnsError(SshError):
+    """A host's fingerprints could not be looked up in DNS."""
+
+
+class KnownHostsError(SshError):
+    """A line of a ``known_hosts`` file is malformed; the text says which file and which line."""
 
 
 class SshAuthenticationFailed(SshError):

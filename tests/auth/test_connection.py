@@ -357,6 +357,14 @@ class Closing(DriverTests):
         self.assertEqual(self.application.received, [], "nothing is delivered behind our close")
         self.assert_lost(ConnectionDone)
 
+    def test_the_byte_transport_waits_for_no_producer_of_ours_when_it_ends(self) -> None:
+        self.open()
+        self.connection.loseConnection()
+        self.connection.dataReceived(b".")
+        self.assertTrue(self.wire.disconnecting)
+        self.assertIsNone(self.wire.producer)
+        self.lose()
+
     def test_closing_twice_or_writing_afterwards_does_nothing(self) -> None:
         self.open()
         self.connection.loseConnection()

@@ -188,6 +188,8 @@ class ProtectedStream:
     def _end(self, reason: Exception | None) -> None:
         """Let the byte transport send what it has, and end."""
         self._reason = reason
+        if self.state is State.CLOSING:
+            self._transport.unregisterProducer()  # TLS below would wait for it
         self._move(State.CLOSED)
         self._transport.loseConnection()
         self._set_deadline(CLOSE_TIMEOUT_S, self._transport.abortConnection)

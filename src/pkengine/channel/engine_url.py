@@ -1,0 +1,71 @@
+"""The URL at which an engine takes agents, and the endpoint that leads there."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IStreamClientEndpoint
+
+from pkengine.channel.http_proxy import HttpProxy, TunnelEndpoint
+from pkengine.channel.server_certificate import CertifiedServer, PinnedServer
+from pkengine.channel.websocket_client import WebSocketClientEndpoint
+from pkengine.errors import InvalidEngineUrl
+from pkengine.keys.pin import Pin
+
+#: Where an engine takes agents when its URL has no path.
+AGENT_PATH = "/pkengine/agent"
+
+_HTTPS_PORT = 443
+
+
+def parse_engine_url(text: str) -> SplitResult:
+    """Read a URL such as ``wss://engine.example/pkengine/agent``.
+
+    ``https`` is taken for ``wss``, and a missing path for `AGENT_PATH`.
+
+    Raises:
+        InvalidEngineUrl: it is anything else.
+    """
+    try:
+        url = urlsplit(text.strip())
+        host, port = url.hostname, url.port
+    except ValueError:
+        host, port = None, None
+    if (
+        not host
+        or port == 0
+        or url.scheme not in ("wss", "https")
+        or url.username is not None
+        or url.fragment
+        or not text.isascii()
+        or any(character.isspace() for character in text.strip())
+    ):
+        raise InvalidEngineUrl(
+            f"{text!r} is not the URL of an engine: expected one such as "
+            "'wss://engine.example:8443/pkengine/agent'."
+        )
+    path = url.path if url.path not in ("", "/") else AGENT_PATH
+    return url._replace(scheme="wss", path=path)
+
+
+def engine_endpoint(
+    reactor: Any, url: SplitResult, *, pin: Pin | None, proxy: HttpProxy | None = None
+) -> IStreamClientEndpoint:
+    """Make the endpoint that leads to an engine by HTTPS.
+
+    Args:
+        reactor: does the connecting.
+        url: from `parse_engine_url`.
+        pin: of the engine's HTTPS key; None where a certificate authority vouches for it.
+        proxy: what to connect through, or None.
+    """
+    host, port = url.hostname or "", url.port or _HTTPS_PORT
+    way: IStreamClientEndpoint
+    if proxy is None:
+        way = HostnameEndpoint(reactor, host, port)
+    else:
+        way = TunnelEndpoint(HostnameEndpoint(reactor, proxy.host, proxy.port), proxy, host, port)
+    server = CertifiedServer(host) if pin is None else PinnedServer(host, pin)
+    return WebSocketClientEndpoint(reactor, wrapClientTLS(server, way), url)

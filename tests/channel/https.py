@@ -1,0 +1,118 @@
+"""An HTTPS server of the tests' own, and what leads to it."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import SplitResult
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from twisted.internet import reactor
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.interfaces import IProtocolFactory
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import CertificateOptions
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.trial.unittest import TestCase
+
+from pkengine.channel.engine_url import parse_engine_url
+from pkengine.keys import KeyPair
+
+
+class Authority:
+    """A certificate authority, and certificates of it for 127.0.0.1 or other names."""
+
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test authority")])
+        self.certificate = self._sign(
+            self._name,
+            self._key.public_key(),
+            [],
+            x509.BasicConstraints(ca=True, path_length=0),
+            valid_days=1,
+        )
+
+    def issue(
+        self, names: Sequence[x509.GeneralName], *, valid_days: int = 1
+    ) -> CertificateOptions:
+        """Make a certificate, and what a server needs to show it; negative days are past."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "server")])
+        basic = x509.BasicConstraints(ca=False, path_length=None)
+        certificate = self._sign(name, key.public_key(), names, basic, valid_days=valid_days)
+        return CertificateOptions(privateKey=key, certificate=certificate)
+
+    def write(self, path: Path) -> None:
+        """Write the authority's own certificate."""
+        path.write_bytes(self.certificate.public_bytes(Encoding.PEM))
+
+    def _sign(
+        self,
+        name: x509.Name,
+        key: ec.EllipticCurvePublicKey,
+        names: Sequence[x509.GeneralName],
+        basic: x509.BasicConstraints,
+        *,
+        valid_days: int,
+    ) -> x509.Certificate:
+        now = datetime.datetime.now(datetime.timezone.utc)
+        end = now + datetime.timedelta(days=valid_days)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(min(now, end) - datetime.timedelta(days=1))
+            .not_valid_after(end)
+            .add_extension(basic, critical=True)
+        )
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        return builder.sign(self._key, hashes.SHA256())
+
+
+class Answering(Protocol):
+    """Answers the first octets that come with fixed ones."""
+
+    def __init__(self, answer: bytes | None) -> None:
+        self.answer = answer
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.answer is None:
+            self.transport.loseConnection()
+        else:
+            self.transport.write(self.answer)
+
+
+async def serve_https(
+    test: TestCase,
+    factory: IProtocolFactory,
+    key_pair: KeyPair | None = None,
+    *,
+    options: CertificateOptions | None = None,
+) -> int:
+    """Serve something over TLS until the test ends; give the port."""
+    if key_pair is not None:
+        options = CertificateOptions(
+            privateKey=key_pair.private_key, certificate=key_pair.certificate
+        )
+    server = TLSMemoryBIOFactory(options, False, factory)
+    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(server)
+    test.addCleanup(port.stopListening)
+    return port.getHost().port
+
+
+def answering(answer: bytes | None) -> Factory:
+    """Make the factory of a server that gives one answer, or closes without any."""
+    return Factory.forProtocol(lambda: Answering(answer))
+
+
+def url_of(port: int, path: str = "/pkengine/agent") -> SplitResult:
+    """Give the URL of a server of `serve_https`."""
+    return parse_engine_url(f"wss://127.0.0.1:{port}{path}")
