@@ -8,12 +8,17 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
+from collections.abc import Iterable
 from typing import Any
 
 from tests.hosts.processes import CommandFailed, run
 
 _POOL = ipaddress.ip_network("10.213.0.0/16")
 _FIRST_HOST = 10
+
+
+class NetworksInUse(Exception):
+    """There is no free network."""
 
 
 class Network:
@@ -26,10 +31,10 @@ class Network:
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._number, self._claim = _claim_number()
+        self.number, self._claim = _claim_number()
         self._links = 0
-        self.bridge = f"pkt{self._number}"
-        self.subnet = list(_POOL.subnets(new_prefix=24))[self._number]
+        self.bridge = f"pkt{self.number}"
+        self.subnet = list(_POOL.subnets(new_prefix=24))[self.number]
         self.own_address = str(self.subnet[1])
 
     async def open(self) -> None:
@@ -102,9 +107,9 @@ class Network:
                         raise
 
 
-def _claim_number() -> tuple[int, socket.socket]:
+def _claim_number(numbers: Iterable[int]) -> tuple[int, socket.socket]:
     claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    for number in range(256):
+    for number in numbers:
         try:
             claim.bind(f"\0pkengine-test-network-{number}")
         except OSError as error:
@@ -113,4 +118,4 @@ def _claim_number() -> tuple[int, socket.socket]:
         else:
             return number, claim
     claim.close()
-    raise RuntimeError("256 networks of test hosts are in use at once.")
+    raise NetworksInUse("Every network for test hosts is in use.")

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 from twisted.internet import reactor
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
 from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Protocol
+from twisted.internet.threads import deferToThread
 from twisted.trial import unittest
 
+import pkengine
+import tests
 from tests.hosts import CommandFailed, open_farm
+from tests.hosts.network import Network, NetworksInUse
 from tests.hosts.processes import run
 
 
@@ -110,6 +118,32 @@ class FarmTests(unittest.TestCase):
         with self.assertRaises(ProcessLookupError):
             os.kill(first_process, 0)
         self.assertEqual([], list(Path("/sys/fs/cgroup").glob(f"**/{name}-1")))
+
+    async def test_a_farm_whose_tests_were_killed_dies_with_them(self) -> None:
+        await open_farm(self, reactor)  # for the reason to skip
+        places = {Path(module.__file__).resolve().parents[1] for module in (pkengine, tests)}
+        killed = subprocess.Popen(
+            [sys.executable, "-m", "tests.hosts.abandoned_farm"],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, places))},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.addCleanup(killed.communicate)
+        self.addCleanup(killed.kill)
+        assert killed.stdout is not None
+        first_process, number = (await deferToThread(killed.stdout.readline)).split()
+        host = os.pidfd_open(int(first_process))
+        self.addCleanup(os.close, host)
+        killed.kill()
+        ended, _, _ = await deferToThread(select.select, [host], [], [], 30)
+        self.assertEqual([host], ended)
+        killed.wait()
+        # Its bridge is left, and removed by whoever uses the number next: be that one, or not.
+        with contextlib.suppress(NetworksInUse):
+            network = Network(reactor, [int(number)])
+            await network.open()
+            await network.close()
+            self.assertEqual(set(), _links(network.bridge))
 
 
 def _links(name: str) -> set[str]:
