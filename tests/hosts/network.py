@@ -27,11 +27,18 @@ class Network:
     Each network has a number that no other process uses at the same time, because it holds
     an abstract socket of that number; the kernel gives that up when the process ends, in
     whatever way.  So who gets a number may remove what an earlier holder left behind.
+
+    Args:
+        reactor: runs programs.
+        numbers: those to choose from.
+
+    Raises:
+        NetworksInUse: none of them is free.
     """
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, numbers: Iterable[int] = range(256)) -> None:
         self._reactor = reactor
-        self.number, self._claim = _claim_number()
+        self.number, self._claim = _claim_number(numbers)
         self._links = 0
         self.bridge = f"pkt{self.number}"
         self.subnet = list(_POOL.subnets(new_prefix=24))[self.number]
