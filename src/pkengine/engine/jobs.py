@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
 from sqlalchemy import Connection
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
@@ -49,6 +50,28 @@ class Jobs:
         if job is None:
             raise NotFound(f"There is no job {job_id}.")
         return job
+
+    async def ended(self, job_id: uuid.UUID, timeout_s: float) -> Job:
+        """Wait until a job has ended, or for so long; give it as it is then.
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        end: Deferred[None] = Deferred()
+
+        def moved_on(job: Job) -> None:
+            if job.id == job_id and job.ended is not None and not end.called:
+                end.callback(None)
+
+        unsubscribe = self.subscribe(moved_on)
+        try:
+            # Asked for after subscribing, so that no end is missed.
+            if (await self.get(job_id)).ended is None:
+                with contextlib.suppress(TimeoutError):
+                    await end.addTimeout(timeout_s, self._clock)
+        finally:
+            unsubscribe()
+        return await self.get(job_id)
 
     def subscribe(self, callback: Callable[[Job], object]) -> Callable[[], None]:
         """Ask to be called with a job whenever it has moved on; gives what ends it."""

@@ -28,6 +28,7 @@ from pkengine.channel.verbs import (
     Capabilities,
     HardwareInfo,
     HostStats,
+    NetworkInterface,
     OperatingSystem,
 )
 from pkengine.engine.accounts import ADMIN, Accounts
@@ -89,7 +90,19 @@ STATS = HostStats(
     elapsed_time=5.0,
     date_time=1_700_000_100.0,
     disk_free=1 << 30,
-    network={},
+    network={
+        "eth0": NetworkInterface(
+            state="up",
+            rx=1,
+            tx=2,
+            rx_errors=0,
+            tx_errors=0,
+            speed=1000,
+            mac="52:54:00:00:00:01",
+            addresses=["192.0.2.1/24", "fe80::1%eth0"],
+        ),
+        "lo": NetworkInterface(state="down", rx=0, tx=0, rx_errors=0, tx_errors=0, speed=0),
+    },
 )
 
 
@@ -320,6 +333,10 @@ class ServedEngine:
             data=body.encode() if isinstance(body, str) else body,
         )
         return await self._read(response)
+
+    def flush(self) -> None:
+        """Let the octets of answers that took their time arrive."""
+        self._stub.flush()
 
     async def get(self, path: str, **options: Any) -> Reply:
         return await self.request("GET", path, **options)

@@ -254,10 +254,10 @@ class SdkTests(HttpsTestCase):
                 "priority": 5,
                 "update_available": False,
                 "cluster": "Default",
-                "nics": 0,
+                "nics": 2,
                 "statistics": 12,
                 "tags": 0,
-                "permissions": 0,
+                "permissions": 1,
             },
         )
         self.assertEqual(found["searched"], ["sdk1"])

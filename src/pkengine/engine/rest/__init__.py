@@ -23,7 +23,11 @@ from pkengine.engine.jobs import Jobs
 from pkengine.engine.rest.application import Application, Folder, Routed, refuse
 from pkengine.engine.rest.authorization import Authorizer
 from pkengine.engine.rest.clusters import ClusterResource
+from pkengine.engine.rest.elements import CLUSTER, JOB
 from pkengine.engine.rest.events import EventResource
+from pkengine.engine.rest.follow import Follower
+from pkengine.engine.rest.host_collections import HostCollections
+from pkengine.engine.rest.host_elements import HOST
 from pkengine.engine.rest.hosts import HostResource
 from pkengine.engine.rest.jobs import JobResource
 from pkengine.engine.rest.pki import PublicKeys
@@ -84,14 +88,26 @@ class ServedEngine(Protocol):
 
 def site(engine: ServedEngine) -> IResource:
     """Make the resource for ``/ovirt-engine``."""
+    users = UserResource(engine.user_administration, engine.accounts, engine.events)
+    collections = HostCollections(engine.hosts, engine.jobs, users)
+    clusters = ClusterResource(engine.clusters)
+    jobs = JobResource(engine.jobs)
+    follower = Follower(
+        {
+            HOST: (*clusters.links_of_hosts(), *collections.links()),
+            CLUSTER: tuple(clusters.links()),
+            JOB: tuple(jobs.links()),
+        }
+    )
     instance_id = uuid.uuid5(uuid.NAMESPACE_URL, str(engine.key_pair.pin))
     routes = chain(
         RootResource(engine.hosts, engine.user_administration, instance_id, engine.clock).routes(),
-        ClusterResource(engine.clusters).routes(),
+        clusters.routes(),
         HostResource(engine.hosts, engine.clusters, engine.jobs).routes(),
+        collections.routes(),
         EventResource(engine.events).routes(),
-        JobResource(engine.jobs).routes(),
-        UserResource(engine.user_administration, engine.accounts, engine.events).routes(),
+        jobs.routes(),
+        users.routes(),
     )
     sign_on = SignOn(engine.accounts, engine.events)
     public_keys = PublicKeys(
@@ -105,7 +121,7 @@ def site(engine: ServedEngine) -> IResource:
     services.handle_errors(Exception)(refuse)
 
     root = Folder()
-    root.putChild(b"api", Application(routes, Authorizer(engine.accounts)).resource())
+    root.putChild(b"api", Application(routes, follower, Authorizer(engine.accounts)).resource())
     root.putChild(b"sso", sign_on.resource())
     root.putChild(b"services", Routed(services))
     return root

@@ -18,6 +18,7 @@ from pkengine.engine.model import Origin
 from pkengine.engine.rest.authorization import Authorizer
 from pkengine.engine.rest.call import Answer, Call, Route
 from pkengine.engine.rest.faults import Fault, fault_of, internal_error
+from pkengine.engine.rest.follow import Follower
 from pkengine.engine.rest.negotiation import (
     XML,
     Form,
@@ -29,6 +30,7 @@ from pkengine.engine.rest.request import (
     check_target,
     client_address,
     correlation_id,
+    expectation,
     header,
     query,
     read_body,
@@ -50,10 +52,14 @@ class Application:
 
     Args:
         routes: the API.
+        follower: puts into answers what their links lead to.
         authorizer: tells who asks.
     """
 
-    def __init__(self, routes: Iterable[Route], authorizer: Authorizer) -> None:
+    def __init__(
+        self, routes: Iterable[Route], follower: Follower, authorizer: Authorizer
+    ) -> None:
+        self._follower = follower
         self._authorizer = authorizer
         self._klein = Klein()
         for route in routes:
@@ -77,6 +83,8 @@ class Application:
             form = form_of_answer(request)
             call = await self._call(route, request)
             answer = await route.handler(call, **parts)
+            if route.method == "GET":
+                answer = await self._follower.follow(call, answer)
             await _send(request, form, answer)
         except CancelledError:
             raise  # the client has gone
@@ -98,14 +106,18 @@ class Application:
             )
         name = correlation_id(request, parameters)
         request.setHeader(b"Correlation-Id", name.encode("ascii"))
-        return Call(
+        call = Call(
             user=user,
             is_automation=caller.is_automation,
             origin=Origin(user=user.name, address=address, correlation_id=name),
             query=parameters,
+            expects=expectation(request),
             body=read_body(request),
             body_form=partial(form_of_body, request),
         )
+        # Nothing is ever left out of an answer, so this has nothing to add.
+        call.boolean("all_content", False)
+        return call
 
 
 def fault_or_report(request: Request, failure: Failure) -> Fault:

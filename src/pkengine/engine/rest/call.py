@@ -14,6 +14,7 @@ from pkengine.engine.rest.schema import (
     Element,
     IncompleteParameters,
     Integer,
+    Scalar,
     decode,
 )
 from pkengine.engine.search import Search, parse
@@ -21,6 +22,9 @@ from pkengine.engine.users import Role, User
 
 #: How many entities one answer has at most, whatever the client asks for.
 MOST = 100_000
+
+#: The same for jobs, which have their steps with them and are read at once.
+MOST_JOBS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,7 @@ class Call:
         is_automation: by a personal token.
         origin: the same for the audit, with the address and the correlation id.
         query: the parameters of the URL.
+        expects: ``201-created``, ``202-accepted`` or nothing.
         body: empty where there is none.
         body_form: gives the form of the body, or raises where it is in none.
     """
@@ -40,6 +45,7 @@ class Call:
     is_automation: bool = False
     origin: Origin
     query: Mapping[str, str]
+    expects: str = ""
     body: bytes
     body_form: Callable[[], Form]
 
@@ -87,10 +93,10 @@ class Call:
             case_sensitive=self.boolean("case_sensitive", False),
         )
 
-    def limit(self, default: int | None) -> int:
-        """Give how many entities are wanted at most."""
+    def limit(self, default: int | None, *, most: int = MOST) -> int:
+        """Give how many entities are wanted at most; there are never more than `most`."""
         wanted = self.integer("max", default)
-        return MOST if wanted is None else min(wanted, MOST)
+        return most if wanted is None else min(wanted, most)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +116,15 @@ class Answer:
     location: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of the URL, for the description of the API."""
+
+    name: str
+    type: Scalar
+    description: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """A method of a path, and who may use it.
@@ -119,6 +134,12 @@ class Route:
         handler: called with a `Call` and the parts of the path.
         role: the least role that may.
         is_action: faults come inside an ``action``, as the SDK reads them.
+        element: what is answered; None stands for an action's result.
+        is_many: a collection of it is.
+        reads: what is in the body, if any.
+        status: of an answer without fault.
+        parameters: of the URL, beyond those that every route of its kind takes.
+        summary: what it does; empty for the first line of the handler's documentation.
     """
 
     method: str
@@ -126,3 +147,9 @@ class Route:
     handler: Callable[..., Awaitable[Answer]]
     role: Role = Role.VIEWER
     is_action: bool = False
+    element: Element | None = None
+    is_many: bool = False
+    reads: Element | None = None
+    status: int = 200
+    parameters: tuple[Parameter, ...] = ()
+    summary: str = ""

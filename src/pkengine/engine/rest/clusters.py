@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pkengine.engine.clusters import Clusters
+from pkengine.engine.model import Cluster, Host
 from pkengine.engine.rest.call import Answer, Call, Route
 from pkengine.engine.rest.elements import CLUSTER, DATA_CENTER, DATA_CENTER_ID
+from pkengine.engine.rest.follow import Link
 from pkengine.engine.rest.search import parse
 from pkengine.errors import NotFound
 
@@ -39,6 +41,18 @@ class ClusterResource:
             handler=self.get_data_center,
         )
 
+    def links_of_hosts(self) -> Iterable[Link]:
+        """Give what leads from hosts to clusters."""
+        yield Link("cluster", CLUSTER, self._clusters_of)
+
+    def links(self) -> Iterable[Link]:
+        """Give what can be followed from a cluster."""
+        yield Link("data_center", DATA_CENTER, _data_centers_of)
+
+    async def _clusters_of(self, call: Call, hosts: Sequence[Host]) -> Sequence[Cluster | None]:
+        clusters = {cluster.id: cluster for cluster in await self._clusters.list()}
+        return [clusters.get(host.cluster_id) for host in hosts]
+
     async def list(self, call: Call) -> Answer:
         """Give the clusters that a search finds."""
         search = parse(
@@ -64,3 +78,7 @@ class ClusterResource:
         if data_center_id != DATA_CENTER_ID:
             raise NotFound(f"There is no data center {data_center_id}.")
         return Answer(element=DATA_CENTER, one=_DATA_CENTER)
+
+
+async def _data_centers_of(call: Call, clusters: Sequence[Cluster]) -> Sequence[object]:
+    return [_DATA_CENTER for _ in clusters]

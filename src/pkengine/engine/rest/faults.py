@@ -26,6 +26,10 @@ class BodyTooLarge(errors.BadRequest):
     """The body is larger than any request needs to be."""
 
 
+class ExpectationFailed(errors.BadRequest):
+    """The client expects something that is not offered."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """What a client is told of an error.
@@ -50,6 +54,7 @@ _TABLE: tuple[tuple[type[errors.PkengineError], int, str], ...] = (
     (NotAcceptable, http.NOT_ACCEPTABLE, "Not Acceptable"),
     (UnsupportedMediaType, http.UNSUPPORTED_MEDIA_TYPE, "Unsupported Media Type"),
     (BodyTooLarge, http.REQUEST_ENTITY_TOO_LARGE, "Request Entity Too Large"),
+    (ExpectationFailed, http.EXPECTATION_FAILED, "Expectation failed"),
     (IncompleteParameters, http.BAD_REQUEST, "Incomplete parameters"),
     (InvalidValue, http.BAD_REQUEST, "Invalid value"),
     (errors.BadRequest, http.BAD_REQUEST, _OPERATION_FAILED),

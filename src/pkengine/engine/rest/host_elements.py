@@ -6,6 +6,7 @@ import uuid
 from dataclasses import dataclass
 from operator import attrgetter
 
+from pkengine.channel.verbs import NetworkInterface
 from pkengine.engine.model import Host, HostStatus
 from pkengine.engine.rest.elements import (
     CLUSTER_REFERENCE,
@@ -29,6 +30,8 @@ from pkengine.engine.rest.schema import (
     ListOf,
     ignored,
 )
+from pkengine.engine.rest.user_elements import ROLE
+from pkengine.engine.users import User
 
 _MEBIBYTE = 1024 * 1024
 
@@ -133,30 +136,40 @@ _ENABLED = Field("enabled", BOOLEAN, always(False))
 
 HOST_ACTIONS = ("activate", "deactivate", "install")
 
-#: Sub-collections that clients follow and that are empty here: the last part of the path,
-#: the element around and the element of one.
+#: Sub-collections that clients follow and that are empty here, for there is nothing of the
+#: kind on any host: the element of one, by the last part of the path.
 EMPTY_COLLECTIONS = {
-    "affinitylabels": ("affinity_labels", "affinity_label"),
-    "cpuunits": ("host_cpu_units", "host_cpu_unit"),
-    "devices": ("host_devices", "host_device"),
-    "externalnetworkproviderconfigurations": (
-        "external_network_provider_configurations",
-        "external_network_provider_configuration",
+    "affinitylabels": Element("affinity_label", "affinity_labels"),
+    "cpuunits": Element("host_cpu_unit", "host_cpu_units"),
+    "devices": Element("host_device", "host_devices"),
+    "externalnetworkproviderconfigurations": Element(
+        "external_network_provider_configuration", "external_network_provider_configurations"
     ),
-    "fenceagents": ("agents", "agent"),
-    "hooks": ("hooks", "hook"),
-    "katelloerrata": ("katello_errata", "katello_erratum"),
-    "networkattachments": ("network_attachments", "network_attachment"),
-    "nics": ("host_nics", "host_nic"),
-    "numanodes": ("host_numa_nodes", "host_numa_node"),
-    "permissions": ("permissions", "permission"),
-    "storage": ("host_storages", "host_storage"),
-    "storageconnectionextensions": (
-        "storage_connection_extensions",
-        "storage_connection_extension",
+    "fenceagents": Element("agent", "agents"),
+    "hooks": Element("hook", "hooks"),
+    "katelloerrata": Element("katello_erratum", "katello_errata"),
+    "networkattachments": Element("network_attachment", "network_attachments"),
+    "numanodes": Element("host_numa_node", "host_numa_nodes"),
+    "storage": Element("host_storage", "host_storages"),
+    "storageconnectionextensions": Element(
+        "storage_connection_extension", "storage_connection_extensions"
     ),
-    "tags": ("tags", "tag"),
-    "unmanagednetworks": ("unmanaged_networks", "unmanaged_network"),
+    "tags": Element("tag", "tags"),
+    "unmanagednetworks": Element("unmanaged_network", "unmanaged_networks"),
+}
+
+#: By what name the model has a sub-collection, where that is not the last part of its path.
+FIELD_OF_COLLECTION = {
+    "affinitylabels": "affinity_labels",
+    "cpuunits": "cpu_units",
+    "externalnetworkproviderconfigurations": "external_network_provider_configurations",
+    "fenceagents": "agents",
+    "katelloerrata": "katello_errata",
+    "networkattachments": "network_attachments",
+    "numanodes": "numa_nodes",
+    "storage": "storages",
+    "storageconnectionextensions": "storage_connection_extensions",
+    "unmanagednetworks": "unmanaged_networks",
 }
 
 HOST = Element(
@@ -165,7 +178,7 @@ HOST = Element(
     id=attrgetter("id"),
     href=lambda host: f"/hosts/{host.id}",
     actions=HOST_ACTIONS,
-    collections=("statistics", "jobs", *EMPTY_COLLECTIONS),
+    collections=("statistics", "nics", "permissions", "jobs", *EMPTY_COLLECTIONS),
     fields=(
         Field("name", LINE, attrgetter("name"), is_read=True),
         Field("comment", TEXT, attrgetter("comment"), is_read=True),
@@ -249,6 +262,13 @@ HOST = Element(
 )
 
 
+_HOST_OF_SOURCE = Field(
+    "host",
+    Element("host", id=lambda s: s.host.id, href=lambda s: f"/hosts/{s.host.id}"),
+    itself,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Statistic:
     """One number about a host, with its unit (oVirt's StatisticUnit)."""
@@ -281,14 +301,100 @@ STATISTIC = Element(
             ListOf("value", Element("value", fields=(Field("datum", DECIMAL, itself),))),
             lambda statistic: (statistic.value,),
         ),
-        Field(
-            "host",
-            Element(
-                "host",
-                id=lambda s: s.host.id,
-                href=lambda s: f"/hosts/{s.host.id}",
-            ),
-            itself,
+        _HOST_OF_SOURCE,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Nic:
+    """A network interface of a host, as its agent described it last."""
+
+    host: Host
+    name: str
+    found: NetworkInterface
+
+    @property
+    def id(self) -> uuid.UUID:
+        """The same for the same name on the same host, always."""
+        return uuid.uuid5(self.host.id, f"nic {self.name}")
+
+    def address(self, version: int) -> str | None:
+        """Give its first address of that version of IP, without the prefix's length."""
+        for text in self.found.addresses:
+            address = text.partition("/")[0].partition("%")[0]
+            if (":" in address) == (version == 6):
+                return address
+        return None
+
+
+def _ip(name: str, version: int) -> Field:
+    element = Element(
+        name,
+        fields=(
+            Field("address", LINE, itself),
+            Field("version", LINE, always(f"v{version}")),
         ),
+    )
+    return Field(name, element, lambda nic: nic.address(version))
+
+
+NIC = Element(
+    "host_nic",
+    "host_nics",
+    id=attrgetter("id"),
+    href=lambda nic: f"/hosts/{nic.host.id}/nics/{nic.id}",
+    fields=(
+        Field("name", LINE, attrgetter("name")),
+        Field(
+            "mac",
+            only("mac", Field("address", LINE, attrgetter("found.mac"))),
+            lambda nic: nic if nic.found.mac else None,
+        ),
+        _ip("ip", 4),
+        _ip("ipv6", 6),
+        Field("status", LINE, lambda nic: "up" if nic.found.state == "up" else "down"),
+        # oVirt gives bits a second.
+        Field("speed", INTEGER, lambda nic: nic.found.speed * 1_000_000 or None),
+        _HOST_OF_SOURCE,
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """That a user has its role on a host, as on every host."""
+
+    host: Host
+    user: User
+
+    @property
+    def id(self) -> uuid.UUID:
+        """The same for the same user on the same host, always."""
+        return uuid.uuid5(self.host.id, f"permission {self.user.id}")
+
+
+PERMISSION = Element(
+    "permission",
+    "permissions",
+    id=attrgetter("id"),
+    href=lambda permission: f"/hosts/{permission.host.id}/permissions/{permission.id}",
+    fields=(
+        Field(
+            "role",
+            Element("role", id=ROLE.id, href=ROLE.href, fields=ROLE.fields[:1]),
+            attrgetter("user.role"),
+        ),
+        Field(
+            "user",
+            Element(
+                "user",
+                id=attrgetter("id"),
+                href=lambda user: f"/users/{user.id}",
+                fields=(Field("user_name", LINE, attrgetter("name")),),
+            ),
+            attrgetter("user"),
+        ),
+        _HOST_OF_SOURCE,
     ),
 )

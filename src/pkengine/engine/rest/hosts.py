@@ -1,37 +1,47 @@
-"""The hosts, their actions and what hangs below them."""
+"""The hosts and their actions."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable
-from functools import partial
 
-from pkengine.channel.verbs import HostStats
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.hosts.registry import HOST_FIELDS
 from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.jobs import Jobs
-from pkengine.engine.model import DEFAULT_AGENT_PORT, Host, HostChange, Job, NewHost, SshLogin
-from pkengine.engine.rest.call import Answer, Call, Route
-from pkengine.engine.rest.elements import ACTION, JOB, SSH_KEY, ActionResult
-from pkengine.engine.rest.host_elements import EMPTY_COLLECTIONS, HOST, STATISTIC, Statistic
+from pkengine.engine.model import (
+    DEFAULT_AGENT_PORT,
+    HostChange,
+    Job,
+    NewHost,
+    SshLogin,
+    StepStatus,
+)
+from pkengine.engine.rest.call import Answer, Call, Parameter, Route
+from pkengine.engine.rest.elements import ACTION, SSH_KEY, ActionResult
+from pkengine.engine.rest.host_elements import HOST
 from pkengine.engine.rest.schema import (
+    BOOLEAN,
     GUID,
+    LINE,
     PORT,
     Document,
-    Element,
     IncompleteParameters,
     decode,
 )
 from pkengine.engine.users import Role
-from pkengine.errors import NotFound
+from pkengine.errors import Conflict
 from pkengine.keys import SshFingerprint, SshPublicKey
 
-_MEBIBYTE = 1024 * 1024
+#: Who wants to wait for the end of a job waits so long at most.
+LONGEST_WAIT_S = 1800.0
+
+_ACTIVATE = Parameter("activate", BOOLEAN, "Watch the host when the agent is installed.")
+_REBOOT = Parameter("reboot", BOOLEAN, "Must be false: no deployment needs a reboot.")
 
 
 class HostResource:
-    """``/hosts`` and all below, and ``/sshkeys``."""
+    """``/hosts`` without the collections below it, and ``/sshkeys``."""
 
     def __init__(self, hosts: Hosts, clusters: Clusters, jobs: Jobs) -> None:
         self._hosts = hosts
@@ -43,30 +53,53 @@ class HostResource:
         host = "/hosts/<uuid:host_id>"
         # What decides whom to trust is the administrator's.
         decides = Role.ADMINISTRATOR
-        yield Route(method="GET", path="/hosts", handler=self.list)
-        yield Route(method="POST", path="/hosts", handler=self.add, role=decides)
-        yield Route(method="GET", path=host, handler=self.get)
-        yield Route(method="PUT", path=host, handler=self.update, role=decides)
-        yield Route(method="DELETE", path=host, handler=self.remove, role=decides)
+        yield Route(method="GET", path="/hosts", handler=self.list, element=HOST, is_many=True)
+        yield Route(
+            method="POST",
+            path="/hosts",
+            handler=self.add,
+            role=decides,
+            element=HOST,
+            reads=HOST,
+            status=201,
+            parameters=(_ACTIVATE, _REBOOT),
+        )
+        yield Route(method="GET", path=host, handler=self.get, element=HOST)
+        yield Route(
+            method="PUT", path=host, handler=self.update, role=decides, element=HOST, reads=HOST
+        )
+        yield Route(
+            method="DELETE",
+            path=host,
+            handler=self.remove,
+            role=decides,
+            parameters=(Parameter("force", BOOLEAN, "Do not ask the agent to drop the key."),),
+        )
         for name, handler, role in (
             ("install", self.install, decides),
             ("activate", self.activate, Role.OPERATOR),
             ("deactivate", self.deactivate, Role.OPERATOR),
         ):
             yield Route(
-                method="POST", path=f"{host}/{name}", handler=handler, role=role, is_action=True
+                method="POST",
+                path=f"{host}/{name}",
+                handler=handler,
+                role=role,
+                is_action=True,
+                reads=ACTION,
             )
-        yield Route(method="GET", path=f"{host}/statistics", handler=self.statistics)
         yield Route(
             method="GET",
-            path=f"{host}/statistics/<uuid:statistic_id>",
-            handler=self.statistic,
+            path="/sshkeys",
+            handler=self.ssh_keys,
+            role=Role.ADMINISTRATOR,
+            element=SSH_KEY,
+            is_many=True,
+            parameters=(
+                Parameter("address", LINE, "Of the host; mandatory."),
+                Parameter("port", PORT, "Of its SSH server, 22 where it is not given."),
+            ),
         )
-        yield Route(method="GET", path=f"{host}/jobs", handler=self.jobs)
-        for name, (plural, singular) in EMPTY_COLLECTIONS.items():
-            nothing = partial(self.nothing, Element(singular, plural))
-            yield Route(method="GET", path=f"{host}/{name}", handler=nothing)
-        yield Route(method="GET", path="/sshkeys", handler=self.ssh_keys, role=Role.ADMINISTRATOR)
 
     async def list(self, call: Call) -> Answer:
         """Give the hosts that a search finds, by name."""
@@ -94,8 +127,12 @@ class HostResource:
             activate=call.boolean("activate", True),
             reboot=call.boolean("reboot", False),
         )
-        host, _ = await self._hosts.add(new, call.origin)
-        return Answer(element=HOST, one=host, status=201, location=f"/hosts/{host.id}")
+        host, job = await self._hosts.add(new, call.origin)
+        if call.expects == "201-created":
+            await self._jobs.ended(job.id, LONGEST_WAIT_S)
+            host = await self._hosts.get(host.id)
+        status = 202 if call.expects == "202-accepted" else 201
+        return Answer(element=HOST, one=host, status=status, location=f"/hosts/{host.id}")
 
     async def update(self, call: Call, host_id: uuid.UUID) -> Answer:
         """Change what the body names."""
@@ -126,40 +163,20 @@ class HostResource:
             activate=document.get("activate", call.boolean("activate", False)),
             reboot=document.get("reboot", call.boolean("reboot", False)),
         )
-        return _done(job)
+        return await self._done(call, document, job)
 
     async def activate(self, call: Call, host_id: uuid.UUID) -> Answer:
         """Watch a host again."""
-        call.read(ACTION, is_optional=True)
-        return _done(await self._hosts.activate(host_id, call.origin))
+        document = call.read(ACTION, is_optional=True)
+        job = await self._hosts.activate(host_id, call.origin)
+        return await self._done(call, document, job)
 
     async def deactivate(self, call: Call, host_id: uuid.UUID) -> Answer:
         """Put a host into maintenance."""
         document = call.read(ACTION, is_optional=True)
         reason = document.get("reason", "")
-        return _done(await self._hosts.deactivate(host_id, call.origin, reason))
-
-    async def statistics(self, call: Call, host_id: uuid.UUID) -> Answer:
-        """Give what the host said last; nothing where it does not answer."""
-        return Answer(element=STATISTIC, many=await self._statistics(host_id))
-
-    async def statistic(self, call: Call, host_id: uuid.UUID, statistic_id: uuid.UUID) -> Answer:
-        """Give one of the statistics."""
-        for statistic in await self._statistics(host_id):
-            if statistic.id == statistic_id:
-                return Answer(element=STATISTIC, one=statistic)
-        raise NotFound(f"There is no statistic {statistic_id}.")
-
-    async def jobs(self, call: Call, host_id: uuid.UUID) -> Answer:
-        """Give the jobs of a host, the newest first."""
-        await self._hosts.get(host_id)
-        jobs = await self._jobs.list(limit=call.limit(100), host_id=host_id)
-        return Answer(element=JOB, many=jobs)
-
-    async def nothing(self, element: Element, call: Call, host_id: uuid.UUID) -> Answer:
-        """Give a collection that is empty, of a host that exists."""
-        await self._hosts.get(host_id)
-        return Answer(element=element, many=())
+        job = await self._hosts.deactivate(host_id, call.origin, reason)
+        return await self._done(call, document, job)
 
     async def ssh_keys(self, call: Call) -> Answer:
         """Ask an address which SSH host keys it has; none becomes trusted by that."""
@@ -170,10 +187,26 @@ class HostResource:
         keys = await self._hosts.ssh_host_keys(address, port)
         return Answer(element=SSH_KEY, many=keys)
 
-    async def _statistics(self, host_id: uuid.UUID) -> tuple[Statistic, ...]:
-        host = await self._hosts.get(host_id)
-        found = self._hosts.statistics(host_id)
-        return tuple(_statistics(host, found)) if found is not None else ()
+    async def _done(self, call: Call, document: Document, job: Job) -> Answer:
+        """Answer an action: when it has begun, as oVirt does, or when it has ended.
+
+        Who says ``async=false`` or expects ``201-created`` waits for the end.
+        """
+        is_async = document.get("async", call.boolean("async", True))
+        if is_async and call.expects != "201-created":
+            return Answer(element=ACTION, one=ActionResult(job=job))
+        job = await self._jobs.ended(job.id, LONGEST_WAIT_S)
+        if job.ended is None:
+            return Answer(element=ACTION, one=ActionResult("in_progress", job), status=202)
+        if job.status is not StepStatus.FINISHED:
+            detail = await self._detail(job)
+            raise Conflict(f"{job.description}: {job.status.value}. {detail}".rstrip())
+        return Answer(element=ACTION, one=ActionResult(job=job))
+
+    async def _detail(self, job: Job) -> str:
+        if job.host_id is None:
+            return ""
+        return (await self._hosts.get(job.host_id)).status_detail
 
     async def _cluster_id(self, reference: Document | None) -> uuid.UUID | None:
         if not reference:
@@ -184,10 +217,6 @@ class HostResource:
         if reference.get("name"):
             return (await self._clusters.by_name(reference["name"])).id
         return None
-
-
-def _done(job: Job) -> Answer:
-    return Answer(element=ACTION, one=ActionResult(job=job))
 
 
 def _login(document: Document) -> SshLogin:
@@ -209,25 +238,3 @@ def _login(document: Document) -> SshLogin:
         fingerprint=SshFingerprint.parse(fingerprint) if fingerprint else None,
         public_key=SshPublicKey.parse(public_key) if public_key else None,
     )
-
-
-def _statistics(host: Host, found: HostStats) -> Iterable[Statistic]:
-    """Give oVirt's names, units and descriptions."""
-    memory = found.mem_total * _MEBIBYTE
-    memory_free = found.mem_available * _MEBIBYTE
-    swap, swap_free = found.swap_total * _MEBIBYTE, found.swap_free * _MEBIBYTE
-    for name, description, unit, value in (
-        ("memory.total", "Total memory", "bytes", memory),
-        ("memory.used", "Used memory", "bytes", memory - memory_free),
-        ("memory.free", "Free memory", "bytes", memory_free),
-        ("swap.total", "Total swap", "bytes", swap),
-        ("swap.free", "Free swap", "bytes", swap_free),
-        ("swap.used", "Used swap", "bytes", swap - swap_free),
-        ("cpu.current.user", "User CPU usage", "percent", found.cpu_user),
-        ("cpu.current.system", "System CPU usage", "percent", found.cpu_sys),
-        ("cpu.current.idle", "Idle CPU usage", "percent", found.cpu_idle),
-        ("cpu.load.avg.1m", "CPU load average of the last minute", "none", found.cpu_load),
-        ("boot.time", "Boot time of the machine", "none", int(found.boot_time)),
-        ("disk.free", "Free space where the agent keeps its state", "bytes", found.disk_free),
-    ):
-        yield Statistic(host, name, description, unit, value)

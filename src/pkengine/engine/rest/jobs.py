@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pkengine.engine.jobs import Jobs
 from pkengine.engine.model import Job
-from pkengine.engine.rest.call import Answer, Call, Route
+from pkengine.engine.rest.call import MOST_JOBS, Answer, Call, Route
 from pkengine.engine.rest.elements import JOB, STEP, NumberedStep
+from pkengine.engine.rest.follow import Link
 from pkengine.errors import NotFound
 
 
@@ -26,9 +27,15 @@ class JobResource:
         yield Route(method="GET", path=f"{job}/steps", handler=self.steps)
         yield Route(method="GET", path=f"{job}/steps/<uuid:step_id>", handler=self.step)
 
+    def links(self) -> Iterable[Link]:
+        """Give what can be followed from a job."""
+        yield Link("steps", STEP, _steps_of, is_many=True)
+
     async def list(self, call: Call) -> Answer:
         """Give jobs, the newest first."""
-        return Answer(element=JOB, many=await self._jobs.list(limit=call.limit(100)))
+        return Answer(
+            element=JOB, many=await self._jobs.list(limit=call.limit(100, most=MOST_JOBS))
+        )
 
     async def get(self, call: Call, job_id: uuid.UUID) -> Answer:
         """Give one job."""
@@ -48,3 +55,7 @@ class JobResource:
 
 def _numbered(job: Job) -> list[NumberedStep]:
     return [NumberedStep(job, number, step) for number, step in enumerate(job.steps)]
+
+
+async def _steps_of(call: Call, jobs: Sequence[Job]) -> Sequence[list[NumberedStep]]:
+    return [_numbered(job) for job in jobs]

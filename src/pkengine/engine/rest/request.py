@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 from twisted.web import http
 from twisted.web.server import Request
 
-from pkengine.engine.rest.faults import BodyTooLarge
+from pkengine.engine.rest.faults import BodyTooLarge, ExpectationFailed
 from pkengine.errors import BadRequest, Forbidden
 
 #: No request needs more.
@@ -87,6 +87,23 @@ def correlation_id(request: Request, parameters: Mapping[str, str]) -> str:
     given = header(request, "Correlation-Id") or parameters.get("correlation_id", "")
     cleaned = _NOT_IN_CORRELATION_ID.sub("", given)[:_LONGEST_CORRELATION_ID]
     return cleaned or str(uuid.uuid4())
+
+
+def expectation(request: Request) -> str:
+    """Give how a client wants to be answered: ``201-created`` waits, ``202-accepted`` does not.
+
+    Raises:
+        ExpectationFailed: it is something else (RFC 9110 §10.1.1).
+    """
+    text = header(request, "X-Ovirt-Expect") or header(request, "Expect")
+    expected = text.strip().lower()
+    if expected in ("", "100-continue"):
+        return ""
+    if expected not in ("201-created", "202-accepted"):
+        raise ExpectationFailed(
+            f"Cannot meet the expectation {text[:60]!r}: expected '201-created' or '202-accepted'."
+        )
+    return expected
 
 
 def check_target(request: Request) -> None:
