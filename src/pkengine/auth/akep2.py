@@ -11,70 +11,48 @@ from __future__ import annotations
 
 import hmac
 import secrets
-import time
-from collections.abc import Callable
-
-from zope.interface import implementer
+from typing import Any
 
 from pkengine.auth.attempts import AttemptLimit
 from pkengine.auth.folder import TrustFolder, is_yes
-from pkengine.auth.handshake import AcceptorHandshake, Hello, InitiatorHandshake, Policy
+from pkengine.auth.handshake import Hello
+from pkengine.auth.handshake_authenticator import HandshakeAuthenticator
 from pkengine.auth.key_schedule import KeySchedule
 from pkengine.auth.peer import TrustedPeer
 from pkengine.auth.shared_key import SECRET_SIZE, SharedKey
 from pkengine.auth.shared_secret import SharedKeys
-from pkengine.auth.trust import Clock, utc_now
 from pkengine.errors import AuthenticationError
-from pkengine.interfaces import IAuthenticator, IExchange, ISharedKeyStore, ITrustStore
+from pkengine.interfaces import ISharedKeyStore, ITrustStore
 from pkengine.keys.secret import Secret
 
 MECHANISM = "hmac"
 NONCE_SIZE = 32
 
 
-@implementer(IAuthenticator)
-class HmacAuthenticator:
+class HmacAuthenticator(HandshakeAuthenticator):
     """Authenticates with shared keys.
 
     Args:
         keys: the secrets.
         trust: which of them are accepted, and for whom.
-        require_direct: refuse a path on which a proxy ends TLS.
-        monotonic: seconds that only go forward.
-        clock: the time of day.
+        policy: as for `HandshakeAuthenticator`.
     """
 
     mechanism = MECHANISM
 
-    def __init__(
-        self,
-        keys: ISharedKeyStore,
-        trust: ITrustStore,
-        *,
-        require_direct: bool = False,
-        monotonic: Callable[[], float] = time.monotonic,
-        clock: Clock = utc_now,
-    ) -> None:
-        self.trust = trust
-        self._policy = Policy(
-            mechanism=MECHANISM, require_direct=require_direct, monotonic=monotonic, clock=clock
-        )
+    def __init__(self, keys: ISharedKeyStore, trust: ITrustStore, **policy: Any) -> None:
+        super().__init__(trust, **policy)
         dummy = Secret(secrets.token_bytes(SECRET_SIZE))
-        self._keys = SharedKeys(MECHANISM, keys, trust, AttemptLimit(monotonic), dummy)
+        attempts = AttemptLimit(self._policy.monotonic)
+        self._keys = SharedKeys(MECHANISM, keys, trust, attempts, dummy)
 
     @classmethod
     def from_folder(cls, folder: TrustFolder, requireDirect: str = "no") -> HmacAuthenticator:
         """Take the secrets and the trust of a folder; `requireDirect` is "yes" or "no"."""
         return cls(folder.secrets, folder.trust, require_direct=is_yes(requireDirect))
 
-    def initiator(self, expected: str | None = None, channel_binding: bytes = b"") -> IExchange:
-        """Begin an exchange as the initiator; see `IAuthenticator.initiator`."""
-        party = _Party(self._keys, *self._keys.for_peer(expected))
-        return InitiatorHandshake(self._policy, party, channel_binding)
-
-    def acceptor(self, channel_binding: bytes = b"") -> IExchange:
-        """Begin an exchange as the acceptor; see `IAuthenticator.acceptor`."""
-        return AcceptorHandshake(self._policy, self._choose, channel_binding)
+    def _dial(self, expected: str | None) -> _Party:
+        return _Party(self._keys, *self._keys.for_peer(expected))
 
     def _choose(self, hello: Hello) -> _Party:
         return _Party(self._keys, *self._keys.for_hello(hello))

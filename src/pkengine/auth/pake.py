@@ -8,17 +8,15 @@ the proofs, cover everything that was said.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from typing import Generic, TypeVar
-
-from zope.interface import implementer
+from typing import Any, Generic, TypeVar
 
 from pkengine.auth.attempts import AttemptLimit
 from pkengine.auth.folder import TrustFolder, is_yes
-from pkengine.auth.handshake import AcceptorHandshake, Hello, InitiatorHandshake, Policy
+from pkengine.auth.handshake import Hello
+from pkengine.auth.handshake_authenticator import HandshakeAuthenticator
 from pkengine.auth.key_schedule import PROTOCOL
-from pkengine.auth.p256 import ORDER, random_scalar
+from pkengine.auth.p256 import random_scalar
 from pkengine.auth.peer import TrustedPeer
 from pkengine.auth.shared_key import SharedKey
 from pkengine.auth.shared_secret import SharedKeys
@@ -30,9 +28,8 @@ from pkengine.auth.spake2plus import (
     VerifierRecord,
     register,
 )
-from pkengine.auth.trust import Clock, utc_now
 from pkengine.errors import AuthenticationError
-from pkengine.interfaces import IAuthenticator, IExchange, ISharedKeyStore, ITrustStore
+from pkengine.interfaces import ISharedKeyStore, ITrustStore
 from pkengine.keys.key_id import KeyId
 from pkengine.keys.secret import Secret
 
@@ -62,35 +59,21 @@ def register_pair(secret: Secret, *, prover: str, verifier: str) -> tuple[Shared
     )
 
 
-@implementer(IAuthenticator)
-class Spake2PlusAuthenticator:
+class Spake2PlusAuthenticator(HandshakeAuthenticator):
     """Authenticates with SPAKE2+ records.
 
     Args:
         keys: the halves that this end keeps, made by `register_pair`.
         trust: which of them are accepted, and for whom.
-        require_direct: refuse a path on which a proxy ends TLS.
-        monotonic: seconds that only go forward.
-        clock: the time of day.
+        policy: as for `HandshakeAuthenticator`.
     """
 
     mechanism = MECHANISM
 
-    def __init__(
-        self,
-        keys: ISharedKeyStore,
-        trust: ITrustStore,
-        *,
-        require_direct: bool = False,
-        monotonic: Callable[[], float] = time.monotonic,
-        clock: Clock = utc_now,
-    ) -> None:
-        self.trust = trust
-        self._policy = Policy(
-            mechanism=MECHANISM, require_direct=require_direct, monotonic=monotonic, clock=clock
-        )
-        attempts = AttemptLimit(monotonic, burst=GUESSES, interval_s=GUESS_INTERVAL_S)
-        nobody = ProverRecord(random_scalar(), random_scalar() % ORDER).verifier_record()
+    def __init__(self, keys: ISharedKeyStore, trust: ITrustStore, **policy: Any) -> None:
+        super().__init__(trust, **policy)
+        attempts = AttemptLimit(self._policy.monotonic, burst=GUESSES, interval_s=GUESS_INTERVAL_S)
+        nobody = ProverRecord(random_scalar(), random_scalar()).verifier_record()
         self._keys = SharedKeys(MECHANISM, keys, trust, attempts, nobody.encode())
         self._prover_records = _Records[ProverRecord](ProverRecord.decode)
         self._verifier_records = _Records[VerifierRecord](VerifierRecord.decode)
@@ -102,15 +85,9 @@ class Spake2PlusAuthenticator:
         """Take the secrets and the trust of a folder; `requireDirect` is "yes" or "no"."""
         return cls(folder.secrets, folder.trust, require_direct=is_yes(requireDirect))
 
-    def initiator(self, expected: str | None = None, channel_binding: bytes = b"") -> IExchange:
-        """Begin an exchange as the initiator, who is the prover."""
+    def _dial(self, expected: str | None) -> _ProverParty:
         key, peer = self._keys.for_peer(expected)
-        party = _ProverParty(self._keys, key, peer, Prover(self._prover_records.of(key)))
-        return InitiatorHandshake(self._policy, party, channel_binding)
-
-    def acceptor(self, channel_binding: bytes = b"") -> IExchange:
-        """Begin an exchange as the acceptor, who is the verifier."""
-        return AcceptorHandshake(self._policy, self._choose, channel_binding)
+        return _ProverParty(self._keys, key, peer, Prover(self._prover_records.of(key)))
 
     def _choose(self, hello: Hello) -> _VerifierParty:
         key, peer, refusal = self._keys.for_hello(hello)

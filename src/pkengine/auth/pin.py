@@ -10,6 +10,7 @@ from zope.interface import implementer
 
 from pkengine.auth.fields import MessageReader
 from pkengine.auth.folder import TrustFolder, is_yes
+from pkengine.auth.judgement import judge_pin
 from pkengine.auth.peer import Authenticated, Role, TrustedPeer
 from pkengine.auth.ready import Ready
 from pkengine.auth.tls import TlsSession, pinned_context
@@ -66,26 +67,8 @@ class PinAuthenticator:
         return PinExchange(self, Role.ACCEPTOR, None)
 
     def judge(self, pin: Pin, expected: str | None) -> TrustedPeer:
-        """Decide whether a key is accepted now.
-
-        Raises:
-            AuthenticationError: it is not; the text says why.
-        """
-        if pin == self.pin:
-            raise AuthenticationError(f"The peer shows this end's own key {pin}.")
-        peer = self.trust.lookup(pin)
-        if peer is None:
-            raise AuthenticationError(f"The peer's key {pin} is not trusted.")
-        if peer.mechanism != MECHANISM:
-            raise AuthenticationError(
-                f"The peer {peer.name!r} with key {pin} must use the mechanism "
-                f"{peer.mechanism!r}: it used {MECHANISM!r}."
-            )
-        if expected is not None and peer.name != expected:
-            raise AuthenticationError(
-                f"The peer is {peer.name!r} with key {pin}: expected {expected!r}."
-            )
-        return peer
+        """Decide whether a key is accepted now; see `judge_pin`."""
+        return judge_pin(self.trust, pin, own=self.pin, mechanism=MECHANISM, expected=expected)
 
 
 @implementer(IExchange)

@@ -10,8 +10,7 @@ made here is worth nothing in TLS and the other way round.
 from __future__ import annotations
 
 import hmac
-import time
-from collections.abc import Callable
+from typing import Any
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -21,16 +20,16 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_der_public_key,
 )
-from zope.interface import implementer
 
 from pkengine.auth.fields import decode_fields, encode_fields
 from pkengine.auth.folder import TrustFolder, is_yes
-from pkengine.auth.handshake import AcceptorHandshake, Hello, InitiatorHandshake, Policy
+from pkengine.auth.handshake import Hello
+from pkengine.auth.handshake_authenticator import HandshakeAuthenticator
+from pkengine.auth.judgement import judge_pin
 from pkengine.auth.key_schedule import PROTOCOL, KeySchedule
 from pkengine.auth.peer import Role, TrustedPeer
-from pkengine.auth.trust import Clock, utc_now
 from pkengine.errors import AuthenticationError
-from pkengine.interfaces import IAuthenticator, IExchange, ITrustStore
+from pkengine.interfaces import ITrustStore
 from pkengine.keys.keypair import KeyPair
 from pkengine.keys.pin import Pin, PublicKey
 from pkengine.keys.secret import Secret
@@ -40,37 +39,23 @@ MECHANISM = "sign"
 _ECDSA = ec.ECDSA(hashes.SHA256())
 
 
-@implementer(IAuthenticator)
-class SignAuthenticator:
+class SignAuthenticator(HandshakeAuthenticator):
     """Authenticates with signatures.
 
     Args:
         key_pair: this end's key.
         trust: the keys that are accepted, and for whom.
-        require_direct: refuse a path on which a proxy ends TLS.
-        monotonic: seconds that only go forward.
-        clock: the time of day.
+        policy: as for `HandshakeAuthenticator`.
     """
 
     mechanism = MECHANISM
 
-    def __init__(
-        self,
-        key_pair: KeyPair,
-        trust: ITrustStore,
-        *,
-        require_direct: bool = False,
-        monotonic: Callable[[], float] = time.monotonic,
-        clock: Clock = utc_now,
-    ) -> None:
-        self.trust = trust
+    def __init__(self, key_pair: KeyPair, trust: ITrustStore, **policy: Any) -> None:
+        super().__init__(trust, **policy)
         self.key_pair = key_pair
         self.pin = key_pair.pin
         self.spki = key_pair.private_key.public_key().public_bytes(
             Encoding.DER, PublicFormat.SubjectPublicKeyInfo
-        )
-        self._policy = Policy(
-            mechanism=MECHANISM, require_direct=require_direct, monotonic=monotonic, clock=clock
         )
 
     @classmethod
@@ -78,37 +63,15 @@ class SignAuthenticator:
         """Take the key pair and the trust of a folder; `requireDirect` is "yes" or "no"."""
         return cls(folder.key_pair, folder.trust, require_direct=is_yes(requireDirect))
 
-    def initiator(self, expected: str | None = None, channel_binding: bytes = b"") -> IExchange:
-        """Begin an exchange as the initiator; see `IAuthenticator.initiator`."""
-        return InitiatorHandshake(
-            self._policy, _Party(self, Role.INITIATOR, expected), channel_binding
-        )
+    def _dial(self, expected: str | None) -> _Party:
+        return _Party(self, Role.INITIATOR, expected)
 
-    def acceptor(self, channel_binding: bytes = b"") -> IExchange:
-        """Begin an exchange as the acceptor; see `IAuthenticator.acceptor`."""
-        return AcceptorHandshake(
-            self._policy, lambda hello: _Party(self, Role.ACCEPTOR, None), channel_binding
-        )
+    def _choose(self, hello: Hello) -> _Party:
+        return _Party(self, Role.ACCEPTOR, None)
 
     def judge(self, pin: Pin, expected: str | None) -> TrustedPeer:
-        """Tell who has a key.
-
-        Raises:
-            AuthenticationError: it is nobody's, somebody else's, or this end's own.
-        """
-        peer = self.trust.lookup(pin)
-        if pin == self.pin or peer is None:
-            raise AuthenticationError(f"The key {pin} is not accepted.")
-        if peer.mechanism != MECHANISM:
-            raise AuthenticationError(
-                f"{peer.name} with key {pin} must use mechanism {peer.mechanism!r}: "
-                f"it used {MECHANISM!r}."
-            )
-        if expected is not None and peer.name != expected:
-            raise AuthenticationError(
-                f"The peer is {peer.name!r} with key {pin}: expected {expected!r}."
-            )
-        return peer
+        """Decide whether a key is accepted now; see `judge_pin`."""
+        return judge_pin(self.trust, pin, own=self.pin, mechanism=MECHANISM, expected=expected)
 
 
 class _Party:
