@@ -7,6 +7,8 @@ fault and the event log, so nothing secret may ever be part of it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class PkengineError(Exception):
     """The root of every error that pkengine raises on purpose."""
@@ -104,7 +106,15 @@ class HostKeyRefused(SshError):
 
 
 class HostKeyMismatch(HostKeyRefused):
-    """The host showed another key, of the expected type, than the one expected."""
+    """The host showed another key, of the expected type, than the one expected.
+
+    Attributes:
+        found: the keys that it showed, each a line of OpenSSH's form.
+    """
+
+    def __init__(self, message: str, found: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.found = tuple(found)
 
 
 class HostKeyTypeUnavailable(HostKeyRefused):

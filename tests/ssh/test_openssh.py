@@ -47,7 +47,7 @@ HARDENED = (
 )
 
 
-class OpenSshTests(TestCase):
+class OpenSshTestCase(TestCase):
     if not is_available():
         skip = "OpenSSH's sshd is not installed (Debian: openssh-server)"
 
@@ -55,9 +55,11 @@ class OpenSshTests(TestCase):
         self.directory = Path(self.mktemp()).absolute()
         self.identity = SshIdentity.load_or_create(self.directory / "engine")
 
-    def serve(self, *options: str, host_key_types: tuple[str, ...] = ("ed25519",)):
+    def serve(
+        self, *options: str, host_key_types: tuple[str, ...] = ("ed25519",), name: str = "sshd"
+    ) -> OpenSshServer:
         server = OpenSshServer(
-            self.directory / "sshd", host_key_types=host_key_types, options=options
+            self.directory / name, host_key_types=host_key_types, options=options
         ).start(self.identity.authorized_keys_line)
         self.addCleanup(lambda: ensureDeferred(server.stop()))
         return server
@@ -87,6 +89,8 @@ class OpenSshTests(TestCase):
             (len(result.stdout), result.stderr, result.exit_status), (3000000, b"err\n", 3)
         )
 
+
+class OpenSshTests(OpenSshTestCase):
     async def test_debians_own_configuration(self):
         server = self.serve()
         connection = await self.connect(server)

@@ -1,8 +1,11 @@
 """Reach a host by SSH: judge its key, log in, run commands, upload."""
 
-from pkengine.ssh.client import SshConnection, SshTarget, connect_ssh, fetch_host_keys
+from pkengine.ssh.client import SshConnection, connect_ssh, fetch_host_keys
+from pkengine.ssh.host_key_rotation import HostKeyUpdate
 from pkengine.ssh.host_keys import HostKeyJudgement, HostKeyPolicy
 from pkengine.ssh.identity import SshIdentity
+from pkengine.ssh.known_hosts import KnownHosts
+from pkengine.ssh.reach import SshJump, SshTarget
 from pkengine.ssh.session import CommandResult
 from pkengine.ssh.userauth import SshCredentials
 
@@ -10,9 +13,12 @@ __all__ = [
     "CommandResult",
     "HostKeyJudgement",
     "HostKeyPolicy",
+    "HostKeyUpdate",
+    "KnownHosts",
     "SshConnection",
     "SshCredentials",
     "SshIdentity",
+    "SshJump",
     "SshTarget",
     "connect_ssh",
     "fetch_host_keys",

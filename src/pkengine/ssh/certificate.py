@@ -6,14 +6,13 @@ authority signs it.  Only host certificates are of use here.
 
 from __future__ import annotations
 
-import fnmatch
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from pkengine.errors import InvalidKeyText
 from pkengine.keys import SshPublicKey
+from pkengine.ssh.patterns import matches_pattern
 from pkengine.ssh.signature import SIGNATURE_ALGORITHMS, is_genuine
 from pkengine.ssh.wire import MalformedMessage, Reader, readable, string
 
@@ -149,7 +148,7 @@ class HostCertificate:
         if self.critical_options:
             options = ", ".join(self.critical_options)
             raise CertificateRefused(f"it has critical options that are not understood: {options}")
-        if not any(_matches(pattern, name) for pattern in self.principals):
+        if not any(matches_pattern(pattern, name) for pattern in self.principals):
             names = readable(", ".join(self.principals)) or "no host at all"
             raise CertificateRefused(f"it is for {names}, and not for {name}")
 
@@ -161,12 +160,6 @@ def _strings(packed: bytes) -> list[bytes]:
         if len(strings) > 2 * _MAX_PRINCIPALS:
             raise MalformedMessage("a list in a certificate without end")
     return strings
-
-
-def _matches(pattern: str, name: str) -> bool:
-    """Compare as OpenSSH does: ``*`` and ``?`` stand for any characters, case for nothing."""
-    literal = pattern.lower().replace("[", "[[]")
-    return re.fullmatch(fnmatch.translate(literal), name.lower()) is not None
 
 
 def _when(seconds: int) -> str:

@@ -5,28 +5,39 @@ from __future__ import annotations
 import io
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
-from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
-from twisted.internet.interfaces import IReactorPluggableNameResolver, IReactorTime
-from twisted.python.failure import Failure
 
 from pkengine.errors import (
-    HostKeyMismatch,
-    HostUnreachable,
+    HostKeyRefused,
     SshCommandFailed,
     SshConnectionLost,
     SshError,
 )
 from pkengine.keys import SshPublicKey
+from pkengine.ssh.host_key_rotation import (
+    PROOF,
+    HostKeyUpdate,
+    first_without_proof,
+    proof_request,
+    unproven,
+)
+from pkengine.ssh.host_key_rotation import update as host_key_update
 from pkengine.ssh.host_keys import (
     HostKeyCollector,
     HostKeyJudgement,
     HostKeyPolicy,
     HostKeyVerifier,
-    IHostKeyVerifier,
+)
+from pkengine.ssh.reach import (
+    DEFAULT_PORT,
+    Deadline,
+    IReactor,
+    SshJump,
+    SshTarget,
+    open_transport,
+    reach,
 )
 from pkengine.ssh.session import CommandChannel, CommandResult, ConnectionService
 from pkengine.ssh.sudo import SudoDialogue
@@ -34,46 +45,9 @@ from pkengine.ssh.transport import SshTransport
 from pkengine.ssh.userauth import LoginService, SshCredentials
 from pkengine.ssh.wire import readable
 
-T = TypeVar("T")
-
-DEFAULT_PORT = 22
-DEFAULT_USER = "root"
 #: The most that a command may write, unless its caller says more.
 MAX_OUTPUT = 4 * 1024 * 1024
 _CLOSE_TIMEOUT_S = 2.0
-
-
-class IReactor(IReactorTime, IReactorPluggableNameResolver):
-    """What is needed of a reactor: time, TCP, and the resolution of names."""
-
-
-@dataclass(frozen=True, slots=True)
-class SshTarget:
-    """Where to log in, and as whom.
-
-    Attributes:
-        address: a DNS name, an IPv4 address or an IPv6 address.
-    """
-
-    address: str
-    port: int = DEFAULT_PORT
-    user: str = DEFAULT_USER
-
-    def __str__(self) -> str:
-        return self.address if self.port == DEFAULT_PORT else f"{self.address} port {self.port}"
-
-
-class _Deadline:
-    """One limit for all the steps of an operation."""
-
-    def __init__(self, reactor: IReactor, timeout_s: float) -> None:
-        self.timeout_s = timeout_s
-        self._reactor = reactor
-        self._end = reactor.seconds() + timeout_s
-
-    def limit(self, step: Deferred[T]) -> Deferred[T]:
-        """Cancel the step, and fail with TimeoutError, at the end of the time."""
-        return step.addTimeout(max(0.0, self._end - self._reactor.seconds()), self._reactor)
 
 
 async def connect_ssh(
@@ -100,19 +74,49 @@ async def connect_ssh(
         SshAuthenticationFailed: no credential was accepted; each was offered once.
         SshConnectionLost: the connection ended, or stalled, during the login.
     """
-    deadline = _Deadline(reactor, timeout_s)
-    verifier = HostKeyVerifier(str(target), policy, name=target.address, now=reactor.seconds)
-    transport = await _reach(reactor, target, verifier, deadline)
-    judgement = verifier.judgement
-    assert judgement is not None
-    service = ConnectionService()
+    return await _connect(reactor, target, policy, credentials, Deadline(reactor, timeout_s))
+
+
+async def _connect(
+    reactor: IReactor,
+    target: SshTarget,
+    policy: HostKeyPolicy,
+    credentials: SshCredentials,
+    deadline: Deadline,
+) -> SshConnection:
+    async with _Way(reactor, target.jump, deadline) as way:
+        verifier = HostKeyVerifier(str(target), policy, name=target.address, now=reactor.seconds)
+        transport = await reach(reactor, target, verifier, deadline, way.carrier)
+        service = ConnectionService()
+        method = await _log_in(transport, target, credentials, service, deadline)
+        assert verifier.judgement is not None
+        return SshConnection(
+            reactor,
+            transport,
+            service,
+            target,
+            policy,
+            credentials,
+            verifier.judgement,
+            method,
+            way.keep(),
+        )
+
+
+async def _log_in(
+    transport: SshTransport,
+    target: SshTarget,
+    credentials: SshCredentials,
+    service: ConnectionService,
+    deadline: Deadline,
+) -> str:
     login = LoginService(target.user, credentials, service)
     try:
         transport.requestService(login)
-        method = await deadline.limit(login.done)
+        return await deadline.limit(login.done)
     except TimeoutError:
         stalled = SshConnectionLost(
-            f"{target} did not send {transport.stage} within {timeout_s:g} s."
+            f"{target} did not send {transport.stage} within {deadline.timeout_s:g} s."
         )
         transport.end(stalled)
         raise stalled from None
@@ -120,107 +124,81 @@ async def connect_ssh(
         if transport.ended_by is None:
             transport.end(SshConnectionLost(f"The login to {target} was given up."))
         raise
-    return SshConnection(reactor, transport, service, target, credentials, judgement, method)
+
+
+class _Way:
+    """The connection to the host on the way, for the time of an attempt; or none.
+
+    It is closed at the end, unless `keep` says that somebody else does that.
+    """
+
+    def __init__(self, reactor: IReactor, jump: SshJump | None, deadline: Deadline) -> None:
+        self._reactor = reactor
+        self._jump = jump
+        self._deadline = deadline
+        self._through: SshConnection | None = None
+
+    async def __aenter__(self) -> _Way:
+        if (jump := self._jump) is not None:
+            self._through = await _connect(
+                self._reactor, jump.target, jump.policy, jump.credentials, self._deadline
+            )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._through is not None:
+            await self._through.close()
+
+    @property
+    def carrier(self) -> ConnectionService | None:
+        """What opens channels to the next host."""
+        return None if self._through is None else self._through.service
+
+    def keep(self) -> SshConnection | None:
+        """Hand the connection over."""
+        through, self._through = self._through, None
+        return through
 
 
 async def fetch_host_keys(
-    reactor: IReactor, address: str, port: int = DEFAULT_PORT, *, timeout_s: float = 10.0
+    reactor: IReactor,
+    address: str,
+    port: int = DEFAULT_PORT,
+    *,
+    jump: SshJump | None = None,
+    timeout_s: float = 10.0,
 ) -> list[SshPublicKey]:
     """Fetch the keys of all types that a host offers, without logging in.
 
     The host proved that it holds each key; whether it is the right host, it did not.
 
+    Args:
+        reactor: gives time and the network.
+        address: the host's name or address.
+        port: where its sshd listens.
+        jump: the host to go through; there, of course, a login is needed.
+        timeout_s: the limit for all of it.
+
     Raises:
         HostUnreachable: no SSH server answers, or it offers no type that is understood.
     """
-    deadline = _Deadline(reactor, timeout_s)
+    deadline = Deadline(reactor, timeout_s)
     target = SshTarget(address, port)
     keys: list[SshPublicKey] = []
     collector = HostKeyCollector()
     wanted: tuple[str, ...] = ()
-    while True:
-        transport = await _open(reactor, target, collector, deadline)
-        transport.end(SshConnectionLost(f"The key of {target} was fetched."))
-        await transport.when_lost()
-        assert collector.shown is not None
-        keys.append(collector.shown)
-        wanted = wanted or collector.types
-        missing = [t for t in wanted if t not in {key.key_type for key in keys}]
-        if not missing:
-            return keys
-        collector = HostKeyCollector(missing[:1])
-
-
-async def _reach(
-    reactor: IReactor, target: SshTarget, verifier: HostKeyVerifier, deadline: _Deadline
-) -> SshTransport:
-    """Open connections until the host's key is accepted, or finally refused."""
-    refusal: HostKeyMismatch | None = None
-    while True:
-        try:
-            return await _open(reactor, target, verifier, deadline)
-        except HostKeyMismatch as error:
-            refusal = error
-        except SshError as error:
-            if refusal is None:
-                raise
-            raise verifier.mismatch(not_compared=str(error)) from error
-        if not verifier.try_next_type():
-            raise refusal
-
-
-async def _open(
-    reactor: IReactor, target: SshTarget, verifier: IHostKeyVerifier, deadline: _Deadline
-) -> SshTransport:
-    """Open one connection and exchange keys on it."""
-    timeout_s = deadline.timeout_s
-    # The endpoint's own limit, in whole seconds, must not come before the deadline.
-    endpoint = HostnameEndpoint(reactor, target.address, target.port, timeout=int(timeout_s) + 2)
-    transport = SshTransport(str(target), verifier, reactor)
-    try:
-        await deadline.limit(_cancellable(connectProtocol(endpoint, transport)))
-    except (CancelledError, GeneratorExit):
-        raise
-    except TimeoutError:
-        raise HostUnreachable(
-            f"{target} did not answer within {timeout_s:g} s. Check the address, the port, and "
-            "that no firewall is in between."
-        ) from None
-    except Exception as error:  # what resolving and connecting fail with has no common root
-        raise HostUnreachable(
-            f"{target} cannot be reached: {readable(str(error))} Check the address and the port."
-        ) from error
-    try:
-        await deadline.limit(transport.secured)
-    except TimeoutError:
-        stalled = HostUnreachable(
-            f"{target} accepted the connection, but did not send {transport.stage} within "
-            f"{timeout_s:g} s. Check that an SSH server, and nothing else, listens on that port."
-        )
-        transport.end(stalled)
-        raise stalled from None
-    except SshError:
-        raise
-    except BaseException:
-        transport.end(HostUnreachable(f"The connection to {target} was given up."))
-        raise
-    return transport
-
-
-def _cancellable(connecting: Deferred[T]) -> Deferred[T]:
-    """Let a cancelled attempt fail as such; the endpoint calls it a failed DNS lookup."""
-
-    def cancel(outcome: Deferred[T]) -> None:
-        outcome.errback(CancelledError())
-        connecting.cancel()
-
-    def finish(result: T | Failure) -> None:
-        if not outcome.called:
-            outcome.callback(result)
-
-    outcome: Deferred[T] = Deferred(cancel)
-    connecting.addBoth(finish)
-    return outcome
+    async with _Way(reactor, jump, deadline) as way:
+        while True:
+            transport = await open_transport(reactor, target, collector, deadline, way.carrier)
+            transport.end(SshConnectionLost(f"The key of {target} was fetched."))
+            await transport.when_lost()
+            assert collector.shown is not None
+            keys.append(collector.shown)
+            wanted = wanted or collector.types
+            missing = [t for t in wanted if t not in {key.key_type for key in keys}]
+            if not missing:
+                return keys
+            collector = HostKeyCollector(missing[:1])
 
 
 class SshConnection:
@@ -231,6 +209,7 @@ class SshConnection:
         judgement: the host's key and why it was accepted.
         authenticated_by: ``publickey``, ``password``, ``keyboard-interactive``; or ``none``
             where the host asked for no proof at all.
+        through: the connection to the host on the way, or None; it is closed with this one.
     """
 
     def __init__(
@@ -239,16 +218,22 @@ class SshConnection:
         transport: SshTransport,
         service: ConnectionService,
         target: SshTarget,
+        policy: HostKeyPolicy,
         credentials: SshCredentials,
         judgement: HostKeyJudgement,
         authenticated_by: str,
+        through: SshConnection | None = None,
     ) -> None:
         self.target = target
         self.judgement = judgement
         self.authenticated_by = authenticated_by
         self._reactor = reactor
         self._transport = transport
-        self._service = service
+        self._policy = policy
+        self.service = service
+        self.through = through
+        if through is not None:
+            self._transport.when_lost().addCallback(lambda _: through.close())
         self._sudo_password = credentials.for_sudo
 
     async def run(
@@ -319,6 +304,50 @@ class SshConnection:
             )
         return result
 
+    async def prove_host_keys(self, *, timeout_s: float = 10.0) -> HostKeyUpdate | None:
+        """Learn which keys the host has now; it must prove those that were not known.
+
+        Known are those of the policy and the one of this connection.  With the answer, a
+        rotation that the old key proves can be recorded without asking anybody.
+
+        Returns:
+            What changed, which may be nothing; None where the host does not tell.
+
+        Raises:
+            HostKeyRefused: the host names a key and does not prove that it holds it.
+            SshConnectionLost: the connection ended before the answer.
+            SshError: the host does not answer in time.
+        """
+        deadline = Deadline(self._reactor, timeout_s)
+        try:
+            return await deadline.limit(Deferred.fromCoroutine(self._prove_host_keys()))
+        except TimeoutError:
+            raise SshError(
+                f"{self.target} did not prove its host keys within {timeout_s:g} s."
+            ) from None
+
+    async def _prove_host_keys(self) -> HostKeyUpdate | None:
+        if self.service.announced_host_keys is None:
+            # The announcement comes before all answers, if it comes.
+            await self.service.ask(b"keepalive@openssh.com")
+        announced = self.service.announced_host_keys
+        if announced is None:
+            return None
+        shown, policy = self.judgement.key, self._policy
+        given = (policy.given,) if isinstance(policy.given, SshPublicKey) else ()
+        known = tuple(dict.fromkeys((*policy.stored, *given, shown)))
+        wanted = unproven(announced, known, policy.revoked)
+        if wanted:
+            answer = await self.service.ask(PROOF, proof_request(wanted))
+            bad = first_without_proof(wanted, answer, self._transport.sessionID or b"")
+            if bad is not None:
+                raise HostKeyRefused(
+                    f"{self.target} says that {bad.key_type} {bad.fingerprint()} is one of its "
+                    "SSH host keys too, and does not prove it. The key was not recorded. Check "
+                    "the host's sshd, and that nothing is between it and the engine."
+                )
+        return host_key_update(announced, known, wanted, shown)
+
     def _channel(
         self,
         command: str,
@@ -354,9 +383,9 @@ class SshConnection:
             raise SshConnectionLost(
                 f"No command can run on {self.target} any more: {self._transport.ended_by}"
             )
-        self._service.openChannel(channel)
+        self.service.openChannel(channel)
         try:
-            return await _Deadline(self._reactor, timeout_s).limit(channel.result)
+            return await Deadline(self._reactor, timeout_s).limit(channel.result)
         except TimeoutError:
             late = channel.timed_out(timeout_s)
             channel.give_up(late)
@@ -399,7 +428,9 @@ class SshConnection:
         self._transport.disconnect(reason)
         lost = self._transport.when_lost()
         cut = self._reactor.callLater(_CLOSE_TIMEOUT_S, self._transport.end, reason)
-        return lost.addBoth(lambda _: cut.cancel() if cut.active() else None)
+        lost.addBoth(lambda _: cut.cancel() if cut.active() else None)
+        through = self.through
+        return lost if through is None else lost.addCallback(lambda _: through.close())
 
 
 class _ClosedHere(SshConnectionLost):

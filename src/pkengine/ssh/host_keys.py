@@ -277,7 +277,8 @@ class HostKeyVerifier:
             f"found {', '.join(found)}.{others} Neither user name nor credential was sent. If "
             "the host was installed anew, read its fingerprint on its console with "
             f"'ssh-keygen -lf {_public_key_file(self._shown[-1].key_type)}' and give that "
-            "one; if not, another machine may be answering at this address."
+            "one; if not, another machine may be answering at this address.",
+            map(str, self._shown),
         )
 
     def _expected(self) -> str:

@@ -19,6 +19,8 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from pkengine.errors import SshCommandFailed, SshConnectionLost, SshError
+from pkengine.keys import SshPublicKey
+from pkengine.ssh.host_key_rotation import ANNOUNCEMENT, announced_keys
 from pkengine.ssh.sudo import SudoDialogue, SudoState
 from pkengine.ssh.transport import QUIET_LOG, SshTransport
 from pkengine.ssh.wire import MalformedMessage, Reader, readable, string
@@ -55,10 +57,36 @@ class ConnectionService(SSHConnection):
     _log = QUIET_LOG
     transport: SshTransport
 
+    #: The host keys that the host named last, or None where it named none yet.
+    announced_host_keys: tuple[SshPublicKey, ...] | None = None
+
     def ssh_GLOBAL_REQUEST(self, packet: bytes) -> None:
-        """Answer that nothing of the kind is known, as far as an answer is wanted."""
+        """Hear which keys the host has; answer to all else that nothing of the kind is known."""
         self.transport.bear_request()
+        reader = Reader(packet)
+        if reader.string() == ANNOUNCEMENT:
+            reader.boolean()
+            self.announced_host_keys = announced_keys(reader.rest)
         super().ssh_GLOBAL_REQUEST(packet)
+
+    async def ask(self, request: bytes, payload: bytes = b"") -> bytes | None:
+        """Send a global request (RFC 4254 §4).
+
+        Returns:
+            What the host answers, or None where it refuses.
+
+        Raises:
+            SshConnectionLost: the connection ended before the answer.
+        """
+        try:
+            answer: bytes = await self.sendGlobalRequest(request, payload, wantReply=1)
+        except ConchError as refusal:
+            if self.transport.ended_by is not None:
+                raise SshConnectionLost(
+                    f"A question was cut off: {self.transport.ended_by}"
+                ) from (refusal)
+            return None
+        return answer
 
     def ssh_CHANNEL_OPEN(self, packet: bytes) -> None:
         """Refuse: a host has no business with channels to this side."""
@@ -74,7 +102,7 @@ class ConnectionService(SSHConnection):
         super().serviceStarted()
         self.transport.on_writable = self._writable
 
-    def openChannel(self, channel: CommandChannel, extra: bytes = b"") -> None:
+    def openChannel(self, channel: FlowingChannel, extra: bytes = b"") -> None:
         """Ask the host for a channel."""
         channel.conn = self
         super().openChannel(channel, extra)
@@ -84,7 +112,23 @@ class ConnectionService(SSHConnection):
             channel.pump()
 
 
-class CommandChannel(SSHChannel):
+class FlowingChannel(SSHChannel):
+    """A channel that keeps what host and network do not take yet, and sends it later."""
+
+    _log = QUIET_LOG
+    conn: ConnectionService
+
+    def addWindowBytes(self, data: int) -> None:
+        """The host takes more."""
+        self.remoteWindowLeft += data
+        self.pump()
+
+    def pump(self) -> None:
+        """Send as much as host and network take now."""
+        raise NotImplementedError
+
+
+class CommandChannel(FlowingChannel):
     """Runs one command, feeds its standard input, and collects what it writes.
 
     Nothing is written to the channel that the host's window does not take, and nothing while
@@ -105,8 +149,6 @@ class CommandChannel(SSHChannel):
     """
 
     name = b"session"
-    _log = QUIET_LOG
-    conn: ConnectionService
 
     def __init__(
         self,
@@ -248,11 +290,6 @@ class CommandChannel(SSHChannel):
             self.result.callback(result)
 
     # To the host.
-
-    def addWindowBytes(self, data: int) -> None:
-        """The host takes more."""
-        self.remoteWindowLeft += data
-        self.pump()
 
     def pump(self) -> None:
         """Send as much of the source as host and network take now."""

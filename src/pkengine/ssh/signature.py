@@ -42,7 +42,11 @@ def is_genuine(
     Raises:
         MalformedMessage: the key or the signature is none.
     """
-    name = Reader(signature).string().decode("ascii", "replace")
+    reader = Reader(signature)
+    name = reader.string().decode("ascii", "replace")
+    reader.string()
+    if reader.rest:
+        raise MalformedMessage("octets behind a signature")
     accepted = SIGNATURE_ALGORITHMS.get(key.key_type, ())
     if name not in accepted or (algorithm is not None and name != algorithm):
         return False

@@ -45,7 +45,7 @@ from pkengine.errors import (
 from pkengine.keys import SshPublicKey
 from pkengine.ssh.certificate import CERTIFICATE_SUFFIX, certified_key
 from pkengine.ssh.ciphers import CIPHERS, MACS, Keys, Opener, Plain, Sealer, opener, sealer
-from pkengine.ssh.host_keys import HOST_KEY_ALGORITHMS, IHostKeyVerifier
+from pkengine.ssh.host_keys import HOST_KEY_ALGORITHMS, KEY_TYPES, IHostKeyVerifier
 from pkengine.ssh.key_exchange import METHODS, KeyExchange
 from pkengine.ssh.negotiation import (
     STRICT_CLIENT,
@@ -169,8 +169,16 @@ class SshTransport(SSHClientTransport):
         self.on_writable: Callable[[], None] = lambda: None
 
     def _ask_for_key_types(self, *key_types: str) -> None:
+        """Offer these first.
+
+        The others stand behind them and are never chosen, as the verifier sees to it that the
+        host has one of these.  But OpenSSH's server looks there for the hashes that this side
+        knows, before it proves an RSA key beside the one of the connection.
+        """
         self.supportedPublicKeys = _names(
-            algorithm for key_type in key_types for algorithm in HOST_KEY_ALGORITHMS[key_type]
+            algorithm
+            for key_type in dict.fromkeys((*key_types, *KEY_TYPES))
+            for algorithm in HOST_KEY_ALGORITHMS[key_type]
         )
 
     # The connection's beginning and end.

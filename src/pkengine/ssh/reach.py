@@ -1,0 +1,178 @@
+"""Reach an SSH server and judge its key: over TCP, or through another host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
+from twisted.internet.interfaces import (
+    IReactorPluggableNameResolver,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from twisted.python.failure import Failure
+
+from pkengine.errors import HostKeyMismatch, HostUnreachable, SshError
+from pkengine.ssh.forwarding import ForwardedEndpoint
+from pkengine.ssh.host_keys import HostKeyPolicy, HostKeyVerifier, IHostKeyVerifier
+from pkengine.ssh.session import ConnectionService
+from pkengine.ssh.transport import SshTransport
+from pkengine.ssh.userauth import SshCredentials
+from pkengine.ssh.wire import readable
+
+T = TypeVar("T")
+
+DEFAULT_PORT = 22
+DEFAULT_USER = "root"
+
+
+class IReactor(IReactorTime, IReactorPluggableNameResolver):
+    """What is needed of a reactor: time, TCP, and the resolution of names."""
+
+
+@dataclass(frozen=True, slots=True)
+class SshTarget:
+    """Where to log in, and as whom.
+
+    Attributes:
+        address: a DNS name, an IPv4 address or an IPv6 address.
+        jump: the host to go through, or None for the direct way.
+    """
+
+    address: str
+    port: int = DEFAULT_PORT
+    user: str = DEFAULT_USER
+    jump: SshJump | None = None
+
+    def __str__(self) -> str:
+        return self.address if self.port == DEFAULT_PORT else f"{self.address} port {self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class SshJump:
+    """A host on the way to another, as by ``ssh -J``.
+
+    Its own key is judged and its user is logged in; then it carries the octets of an SSH
+    connection of which it can read nothing.
+
+    Attributes:
+        target: where it is; it may itself be reached through another.
+        policy: what its key is compared with.
+        credentials: what proves the user to it.
+    """
+
+    target: SshTarget
+    policy: HostKeyPolicy
+    credentials: SshCredentials
+
+
+class Deadline:
+    """One limit for all the steps of an operation."""
+
+    def __init__(self, reactor: IReactor, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._reactor = reactor
+        self._end = reactor.seconds() + timeout_s
+
+    def limit(self, step: Deferred[T]) -> Deferred[T]:
+        """Cancel the step, and fail with TimeoutError, at the end of the time."""
+        return step.addTimeout(max(0.0, self._end - self._reactor.seconds()), self._reactor)
+
+
+async def reach(
+    reactor: IReactor,
+    target: SshTarget,
+    verifier: HostKeyVerifier,
+    deadline: Deadline,
+    carrier: ConnectionService | None,
+) -> SshTransport:
+    """Open connections until the host's key is accepted, or finally refused.
+
+    Args:
+        reactor: gives time and the network.
+        target: where to.
+        verifier: judges the host's key.
+        deadline: the limit for all of it.
+        carrier: the connection of the host to go through, or None for the direct way.
+
+    Raises:
+        HostUnreachable: no SSH server answers, or it shares no algorithm with this side.
+        HostKeyRefused: the host's key must not be trusted.
+    """
+    refusal: HostKeyMismatch | None = None
+    while True:
+        try:
+            return await open_transport(reactor, target, verifier, deadline, carrier)
+        except HostKeyMismatch as error:
+            refusal = error
+        except SshError as error:
+            if refusal is None:
+                raise
+            raise verifier.mismatch(not_compared=str(error)) from error
+        if not verifier.try_next_type():
+            raise refusal
+
+
+async def open_transport(
+    reactor: IReactor,
+    target: SshTarget,
+    verifier: IHostKeyVerifier,
+    deadline: Deadline,
+    carrier: ConnectionService | None,
+) -> SshTransport:
+    """Open one connection and exchange keys on it; as `reach`."""
+    timeout_s = deadline.timeout_s
+    endpoint: IStreamClientEndpoint
+    if carrier is not None:
+        endpoint = ForwardedEndpoint(carrier, target.address, target.port)
+    else:
+        # The endpoint's own limit, in whole seconds, must not come before the deadline.
+        limit_s = int(timeout_s) + 2
+        endpoint = HostnameEndpoint(reactor, target.address, target.port, timeout=limit_s)
+    transport = SshTransport(str(target), verifier, reactor)
+    try:
+        await deadline.limit(_cancellable(connectProtocol(endpoint, transport)))
+    except (CancelledError, GeneratorExit):
+        raise
+    except TimeoutError:
+        raise HostUnreachable(
+            f"{target} did not answer within {timeout_s:g} s. Check the address, the port, and "
+            "that no firewall is in between."
+        ) from None
+    except Exception as error:  # what resolving and connecting fail with has no common root
+        raise HostUnreachable(
+            f"{target} cannot be reached: {readable(str(error))} Check the address and the port."
+        ) from error
+    try:
+        await deadline.limit(transport.secured)
+    except TimeoutError:
+        stalled = HostUnreachable(
+            f"{target} accepted the connection, but did not send {transport.stage} within "
+            f"{timeout_s:g} s. Check that an SSH server, and nothing else, listens on that port."
+        )
+        transport.end(stalled)
+        raise stalled from None
+    except SshError:
+        raise
+    except BaseException:
+        transport.end(HostUnreachable(f"The connection to {target} was given up."))
+        raise
+    return transport
+
+
+def _cancellable(connecting: Deferred[T]) -> Deferred[T]:
+    """Let a cancelled attempt fail as such; the endpoint calls it a failed DNS lookup."""
+
+    def cancel(outcome: Deferred[T]) -> None:
+        outcome.errback(CancelledError())
+        connecting.cancel()
+
+    def finish(result: T | Failure) -> None:
+        if not outcome.called:
+            outcome.callback(result)
+
+    outcome: Deferred[T] = Deferred(cancel)
+    connecting.addBoth(finish)
+    return outcome
