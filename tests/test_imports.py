@@ -17,14 +17,17 @@ PACKAGE = Path(pkengine.__file__).parent
 #: What each layer may import, of the project's own layers.
 BELOW: dict[str, set[str]] = {
     "errors": set(),
+    "extras": set(),
     "interfaces": {"errors"},
     "keys": {"errors", "interfaces"},
     "auth": {"errors", "interfaces", "keys"},
     "channel": {"errors", "interfaces", "keys", "auth"},
     "ssh": {"errors", "interfaces", "keys"},
-    "agent": {"errors", "interfaces", "keys", "auth", "channel"},
-    "engine": {"errors", "interfaces", "keys", "auth", "channel", "ssh"},
-    "cli": {"errors", "interfaces", "keys", "auth", "channel", "ssh", "agent", "engine"},
+    "agent": {"errors", "extras", "interfaces", "keys", "auth", "channel"},
+    "engine": {"errors", "extras", "interfaces", "keys", "auth", "channel", "ssh"},
+    "cli": {
+        *("errors", "extras", "interfaces", "keys", "auth", "channel", "ssh", "agent", "engine"),
+    },
 }
 
 #: Programs that the engine carries to hosts, where they are the top; here nothing imports them.

@@ -14,6 +14,7 @@ from twisted.python import usage
 
 import pkengine
 from pkengine.errors import PkengineError
+from pkengine.extras import needs_extra
 
 DEFAULT_STATE = "/var/lib/pkengine"
 DEFAULT_HTTPS = "8443"
@@ -61,8 +62,9 @@ def makeService(options: Options) -> IService:
     """
     from twisted.internet import reactor
 
-    from pkengine.engine.service import Engine
-    from pkengine.engine.state import StateFolder
+    with needs_extra("twistd pkengine", "engine,agent"):
+        from pkengine.engine.service import Engine
+        from pkengine.engine.state import StateFolder
 
     sys.excepthook = _excepthook
     engine = Engine(
