@@ -32,7 +32,14 @@ class EngineProcess(ProcessProtocol):
         ended: fires with the exit status.
     """
 
-    def __init__(self, reactor: Any, state: Path, *arguments: str, https: str = "") -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        state: Path,
+        *arguments: str,
+        https: str = "",
+        on_terminal: bool = False,
+    ) -> None:
         self.state = state
         self.output = self.errors = b""
         self.ready: Deferred[None] = Deferred()
@@ -42,7 +49,9 @@ class EngineProcess(ProcessProtocol):
         command += ["--state", str(state), *arguments]
         command += ["--https", https or "tcp:0:interface=127.0.0.1"]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        self.process = reactor.spawnProcess(self, command[0], command, env=environment)
+        self.process = reactor.spawnProcess(
+            self, command[0], command, env=environment, usePTY=on_terminal
+        )
 
     def outReceived(self, data: bytes) -> None:
         self.output += data

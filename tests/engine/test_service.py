@@ -53,6 +53,14 @@ class EngineTests(TestCase):
         self.assertEqual(status, 200, body)
         self.assertEqual([event["code"] for event in json.loads(body)["event"]][-1], "1")
 
+    async def test_on_a_terminal_the_first_password_is_shown_once(self) -> None:
+        for count in (1, 0):
+            engine = EngineProcess(reactor, self.state, on_terminal=True)
+            self.addCleanup(engine.stop)
+            await engine.ready
+            await engine.stop()
+            self.assertEqual(engine.output.count(engine.password.encode()), count)
+
     async def test_stopping_is_orderly_and_a_second_start_keeps_keys_and_password(self) -> None:
         first = await self.started()
         kept = ("engine.crt", "https.crt", "ssh/id_ed25519.pub", "initial-admin-password")

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from twisted.application.service import IService
 from twisted.python import usage
@@ -72,9 +72,19 @@ def makeService(options: Options) -> IService:
         StateFolder(Path(options["state"])),
         https=options["https"],
         database_url=options["database"] or os.environ.get("PKENGINE_DATABASE") or None,
+        terminal=_terminal(),
     )
     engine.started.addErrback(lambda _: _fail(reactor))
     return engine
+
+
+def _terminal() -> TextIO | None:
+    """Give the terminal of the person who starts the engine, if there is one.
+
+    This is the process's own standard error: `sys.stderr` is the log by now.
+    """
+    stream = sys.__stderr__
+    return stream if stream is not None and stream.isatty() else None
 
 
 def _fail(reactor: Any) -> None:

@@ -13,7 +13,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -56,6 +56,7 @@ class Engine(Service):
         https: a port, or an endpoint of Twisted.
         database_url: SQLAlchemy's, or None for SQLite in the state folder.
         patience: how long hosts are waited for, or None for the usual.
+        terminal: where a person sits who is shown the first password, once; never a log.
 
     Attributes:
         clock: the reactor, as what tells the time.
@@ -93,7 +94,9 @@ class Engine(Service):
         https: str,
         database_url: str | None = None,
         patience: Patience | None = None,
+        terminal: TextIO | None = None,
     ) -> None:
+        self._terminal = terminal
         self.clock = self._reactor = reactor
         self.state = state
         self.url = ""
@@ -197,7 +200,11 @@ class Engine(Service):
             self._starting.addErrback(self._not_started)
 
     async def _start(self) -> None:
-        if await self.accounts.ensure_admin(self.state.initial_admin_password) is not None:
+        password = await self.accounts.ensure_admin(self.state.initial_admin_password)
+        if password is not None:
+            if self._terminal is not None:
+                shown = password.reveal_text()
+                print(f"The password of admin@internal is {shown}", file=self._terminal)
             self._log.info(
                 "The password of admin@internal is in {path}",
                 path=str(self.state.initial_admin_password),
