@@ -137,6 +137,10 @@ class SshAuthenticationFailed(SshError):
     """The host refused every credential that was offered, each of them once."""
 
 
+class KeyAgentError(SshError):
+    """There is no ssh-agent, or it does not do what is asked of it."""
+
+
 class SshCommandFailed(SshError):
     """A command on the host did not end with exit status 0.
 

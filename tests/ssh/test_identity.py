@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 from unittest import skipIf
 
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from twisted.trial.unittest import SynchronousTestCase
 
 from pkengine.errors import KeyFileError
@@ -83,6 +85,27 @@ class IdentityTests(SynchronousTestCase):
         )
         error = self.assertRaises(KeyFileError, SshIdentity.load_or_create, self.directory)
         self.assertIn("expected Ed25519", str(error))
+
+    def put_rsa_key(self, bits: int) -> None:
+        self.directory.mkdir(mode=0o700)
+        key = rsa.generate_private_key(65537, bits)
+        form = Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()
+        path = self.directory / "id_rsa"
+        path.write_bytes(key.private_bytes(*form))
+        path.chmod(0o600)
+
+    def test_an_rsa_key_is_taken_where_an_administrator_put_one(self):
+        self.put_rsa_key(2048)
+        identity = SshIdentity.load_or_create(self.directory)
+        self.assertEqual(identity.public.key_type, "ssh-rsa")
+        public = (self.directory / "id_rsa.pub").read_text()
+        self.assertEqual(public, identity.authorized_keys_line + "\n")
+        self.assertFalse((self.directory / "id_ed25519").exists())
+
+    def test_a_short_rsa_key_is_refused(self):
+        self.put_rsa_key(1024)
+        error = self.assertRaises(KeyFileError, SshIdentity.load_or_create, self.directory)
+        self.assertIn("an RSA key of 1024 bits: expected 2048 or more", str(error))
 
     def test_the_private_half_shows_in_no_repr(self):
         identity = SshIdentity.load_or_create(self.directory)

@@ -4,6 +4,7 @@ from pkengine.ssh.client import SshConnection, connect_ssh, fetch_host_keys
 from pkengine.ssh.host_key_rotation import HostKeyUpdate
 from pkengine.ssh.host_keys import HostKeyJudgement, HostKeyPolicy
 from pkengine.ssh.identity import SshIdentity
+from pkengine.ssh.key_agent import KeyAgent, connect_key_agent
 from pkengine.ssh.known_hosts import KnownHosts
 from pkengine.ssh.reach import SshJump, SshTarget
 from pkengine.ssh.session import CommandResult
@@ -14,12 +15,14 @@ __all__ = [
     "HostKeyJudgement",
     "HostKeyPolicy",
     "HostKeyUpdate",
+    "KeyAgent",
     "KnownHosts",
     "SshConnection",
     "SshCredentials",
     "SshIdentity",
     "SshJump",
     "SshTarget",
+    "connect_key_agent",
     "connect_ssh",
     "fetch_host_keys",
 ]

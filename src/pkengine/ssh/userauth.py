@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,7 +15,8 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from pkengine.errors import SshAuthenticationFailed, SshError
-from pkengine.keys import Secret
+from pkengine.keys import Secret, SshPublicKey
+from pkengine.ssh.key_agent import KeyAgent
 from pkengine.ssh.transport import QUIET_LOG, SshTransport
 from pkengine.ssh.wire import MalformedMessage, Reader, readable, string
 
@@ -28,8 +30,11 @@ MSG_USERAUTH_BANNER = 53
 MSG_USERAUTH_60 = 60
 MSG_USERAUTH_INFO_RESPONSE = 61
 
+#: How many keys of an agent are offered: OpenSSH's server hangs up after six failures, and the
+#: engine's key and the password want to be among them.
+MAX_AGENT_KEYS = 4
 #: How many rounds of questions, and how many refusals, are borne with.
-_MAX_ROUNDS = 8
+_MAX_ROUNDS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +45,14 @@ class SshCredentials:
         password: for ``password`` or, where the host has only that,
             ``keyboard-interactive``.
         key: for ``publickey``, which is tried first; a private key of `cryptography`.
+        agent: has further keys for ``publickey``, of which the first few are tried next.
         sudo_password: what sudo asks for; None means the password.
     """
 
     password: Secret | None = None
     key: SshPrivateKey | None = field(default=None, repr=False)
     sudo_password: Secret | None = None
+    agent: KeyAgent | None = None
 
     @property
     def for_sudo(self) -> Secret | None:
@@ -57,8 +64,8 @@ class LoginService(SSHService):
     """The client's end of ``ssh-userauth``.
 
     It asks first which methods the host accepts (method ``none``), so that no password goes
-    to a host which takes none.  Then it offers the key, then the password, each at most once
-    and only by a method that the host named.
+    to a host which takes none.  Then it offers the key, then those of the agent, then the
+    password, each at most once and only by a method that the host named.
 
     Args:
         user: the name to log in as.
@@ -79,14 +86,18 @@ class LoginService(SSHService):
         self._user = user
         self._next_service = next_service
         self._key = credentials.key
+        self._agent = credentials.agent
+        self._agent_keys = deque(self._agent.keys[:MAX_AGENT_KEYS] if self._agent else ())
+        self._asked: SshPublicKey | None = None
         self._password = credentials.password
-        self._has_credentials = bool(self._key or self._password)
+        self._has_credentials = bool(self._key or self._agent_keys or self._password)
         self._method = ""
         self._methods: list[str] = []
         self._tried: list[str] = []
         self._accepted: list[str] = []
         self._banner = b""
         self._notes: list[str] = []
+        self._remarks: list[str] = []
         self._rounds = 0
         self._is_decided = False
 
@@ -117,6 +128,8 @@ class LoginService(SSHService):
             self._succeeded()
         elif messageNum == MSG_USERAUTH_BANNER:
             self._banner = self._banner or reader.string()
+        elif messageNum == MSG_USERAUTH_60 and self._asked is not None:
+            self._sign_by_agent(reader)
         elif messageNum == MSG_USERAUTH_60 and self._method == "password":
             self._fail("its password has expired: log in by hand and change it.")
         elif messageNum == MSG_USERAUTH_60 and self._method == "keyboard-interactive":
@@ -136,11 +149,13 @@ class LoginService(SSHService):
     def _succeeded(self) -> None:
         self._is_decided = True
         self._key = self._password = None
+        self._agent_keys.clear()
         self.transport.setService(self._next_service)
         self.done.callback(self._method)
 
     def _refused(self, methods: list[str], is_partial: bool) -> None:
         self._methods = methods
+        self._asked = None
         self._rounds += 1
         if self._rounds > _MAX_ROUNDS:
             raise MalformedMessage("too many answers to one login")
@@ -157,6 +172,8 @@ class LoginService(SSHService):
     def _next_offer(self) -> tuple[str, Callable[[], None]] | None:
         if self._key is not None and "publickey" in self._methods:
             return "publickey", self._offer_key
+        if self._agent_keys and "publickey" in self._methods:
+            return "publickey", self._ask_about_agent_key
         if self._password is not None and "password" in self._methods:
             return "password", self._offer_password
         if self._password is not None and "keyboard-interactive" in self._methods:
@@ -174,6 +191,46 @@ class LoginService(SSHService):
         session = string(self.transport.sessionID or b"")
         request = bytes((MSG_USERAUTH_REQUEST,)) + self._head("publickey") + public
         self._request("publickey", public + string(key.sign(session + request, algorithm)))
+
+    def _ask_about_agent_key(self) -> None:
+        """Ask whether the key would do, before its owner is bothered to sign with it."""
+        self._asked = self._agent_keys.popleft()
+        public = string(self._agent_algorithm()) + string(self._asked.blob)
+        self._request("publickey", b"\0" + public)
+
+    def _agent_algorithm(self) -> bytes:
+        assert self._asked is not None
+        key_type = self._asked.key_type
+        if not key_type.startswith("ssh-rsa"):
+            return key_type.encode()
+        return self._rsa_algorithm() + key_type.removeprefix("ssh-rsa").encode()
+
+    def _sign_by_agent(self, reader: Reader) -> None:
+        """The host would take the key: let the agent sign."""
+        assert self._asked is not None
+        assert self._agent is not None
+        key, algorithm = self._asked, self._agent_algorithm()
+        if (reader.string(), reader.string()) != (algorithm, key.blob):
+            raise MalformedMessage("the host accepts a key that was not offered")
+        public = b"\x01" + string(algorithm) + string(key.blob)
+        session = string(self.transport.sessionID or b"")
+        request = bytes((MSG_USERAUTH_REQUEST,)) + self._head("publickey") + public
+        signing = self._agent.sign(key, session + request, algorithm.decode())
+        signing.addCallbacks(
+            lambda signature: self._send_agent_signature(key, public, signature),
+            lambda failure: self._agent_refused(key, failure),
+        )
+
+    def _send_agent_signature(self, key: SshPublicKey, public: bytes, signature: bytes) -> None:
+        if key == self._asked and not self._is_decided:
+            self._asked = None
+            self._request("publickey", public + string(signature))
+
+    def _agent_refused(self, key: SshPublicKey, failure: Failure) -> None:
+        """Go on with what is left, as if the host had refused the key."""
+        if key == self._asked and not self._is_decided:
+            self._remarks.append(f"Also, {readable(failure.getErrorMessage())}.")
+            self._refused(self._methods, is_partial=False)
 
     def _rsa_algorithm(self) -> bytes:
         """Choose the hash that the server names (RFC 8308 §3.1), never SHA-1."""
@@ -222,7 +279,7 @@ class LoginService(SSHService):
     def _fail_for_good(self) -> None:
         refused = [method for method in self._tried if method not in self._accepted]
         if refused:
-            what = {"publickey": "the key"}
+            what = {"publickey": "the key" if refused.count("publickey") == 1 else "the keys"}
             names = " and ".join(dict.fromkeys(what.get(m, "the password") for m in refused))
             self._fail(
                 f"it does not accept {names}. Check the user and {names}, and that sshd lets "
@@ -245,8 +302,9 @@ class LoginService(SSHService):
 
     def _story(self) -> str:
         """Say what was tried and what the server said."""
+        tried = Counter(self._tried)
         parts = [
-            f"Tried, once each: {', '.join(self._tried) or 'nothing'}.",
+            f"Tried, once each: {', '.join(map(_counted, tried.items())) or 'nothing'}.",
             f"The host accepts: {readable(', '.join(self._methods)) or 'nothing'}.",
         ]
         if self._accepted:
@@ -254,4 +312,9 @@ class LoginService(SSHService):
         for words in (readable(self._banner), *self._notes):
             if words:
                 parts.append(f"It says: '{words}'.")
-        return " ".join(parts)
+        return " ".join((*parts, *self._remarks))
+
+
+def _counted(item: tuple[str, int]) -> str:
+    method, keys = item
+    return method if keys == 1 else f"{method} with {keys} keys"
