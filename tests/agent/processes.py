@@ -129,11 +129,11 @@ def start_agent(
 
 
 async def pkagent(
-    *arguments: str, as_nobody: bool = False, **more_environment: str
+    *arguments: str, as_nobody: bool = False, stdin: bytes | None = None, **more_environment: str
 ) -> tuple[str, str, int]:
     """Run a command; give its standard output, its standard error and its exit status."""
     program = _PKAGENT_AS_NOBODY if as_nobody else _PKAGENT
-    return await _run(program, *arguments, **more_environment)
+    return await _run(program, *arguments, stdin=stdin, **more_environment)
 
 
 async def twistd(*arguments: str) -> tuple[str, str, int]:
@@ -141,9 +141,14 @@ async def twistd(*arguments: str) -> tuple[str, str, int]:
     return await _run(_TWISTD, *arguments)
 
 
-async def _run(program: str, *arguments: str, **more_environment: str) -> tuple[str, str, int]:
+async def _run(
+    program: str, *arguments: str, stdin: bytes | None = None, **more_environment: str
+) -> tuple[str, str, int]:
     out, err, status = await getProcessOutputAndValue(
-        sys.executable, ["-c", program, *arguments], env=environment(**more_environment)
+        sys.executable,
+        ["-c", program, *arguments],
+        env=environment(**more_environment),
+        stdinBytes=stdin,
     )
     return out.decode(), err.decode(), status
 

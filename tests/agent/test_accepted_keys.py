@@ -8,7 +8,9 @@ from pathlib import Path
 from twisted.trial.unittest import TestCase
 
 from pkengine.agent.accepted_keys import AcceptedKeys
+from pkengine.agent.dialled_engines import DialledEngines
 from pkengine.auth.peer import TrustedPeer
+from pkengine.auth.shared_key import MemorySharedKeys
 from pkengine.auth.trust import FileTrustStore
 from pkengine.channel.verbs import AcceptedKey, AddKey, RemoveKey
 from pkengine.errors import AgentError, InvalidKeyText, TrustFileError
@@ -27,7 +29,9 @@ class AcceptedKeysTests(TestCase):
         self.path.chmod(0o600)
         self.trust = FileTrustStore(self.path)
         self.trust.add(ENGINE_1)
-        self.keys = AcceptedKeys(self.trust, OWN)
+        self.keys = AcceptedKeys(
+            self.trust, OWN, MemorySharedKeys(), DialledEngines(Path(self.mktemp()))
+        )
 
     def test_list_tells_all_that_is_known_of_each_key(self) -> None:
         self.assertEqual(

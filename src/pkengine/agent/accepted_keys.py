@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from twisted.logger import Logger
 
+from pkengine.agent.dialled_engines import DialledEngines
 from pkengine.auth.peer import TrustedPeer, parse_peer_key
 from pkengine.channel.verbs import AcceptedKey, AddKey, RemoveKey
 from pkengine.errors import AgentError
-from pkengine.interfaces import ITrustStore
+from pkengine.interfaces import ISharedKeyStore, ITrustStore
 from pkengine.keys import Pin
+from pkengine.keys.key_id import KeyId
 
 
 def accepted_key(peer: TrustedPeer) -> AcceptedKey:
@@ -28,13 +32,23 @@ class AcceptedKeys:
     Args:
         trust: where they are kept.
         own: the agent's own key, which it never accepts.
+        secrets: what the agent shares with engines.
+        dialled: the engines that it dials.
     """
 
     _log = Logger()
 
-    def __init__(self, trust: ITrustStore, own: Pin) -> None:
+    def __init__(
+        self,
+        trust: ITrustStore,
+        own: Pin,
+        secrets: ISharedKeyStore,
+        dialled: DialledEngines,
+    ) -> None:
         self._trust = trust
         self._own = own
+        self._secrets = secrets
+        self._dialled = dialled
 
     def list(self) -> list[AcceptedKey]:
         """Give every key that is accepted now."""
@@ -69,6 +83,8 @@ class AcceptedKeys:
     def remove(self, request: RemoveKey, by: str, *, may_be_last: bool) -> AcceptedKey:
         """Accept a key no longer; its connections close at once.
 
+        A secret goes with its key, and an engine without a key is dialled no longer.
+
         Args:
             request: the key.
             by: who asks, for the log.
@@ -92,5 +108,10 @@ class AcceptedKeys:
                 f"pkagent keys remove {key}"
             )
         self._trust.remove(key)
+        if isinstance(key, KeyId):
+            with contextlib.suppress(KeyError):
+                self._secrets.remove(key)
+        if all(other.name != peer.name for other in self._trust.peers()):
+            self._dialled.remove(peer.name)
         self._log.info("Key {key} of {name} was removed: {by}", key=key, name=peer.name, by=by)
         return accepted_key(peer)

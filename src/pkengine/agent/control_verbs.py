@@ -35,6 +35,23 @@ class Connection(msgspec.Struct, frozen=True, rename="camel"):
     since: Time
 
 
+class DialledStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """One engine that the agent dials.
+
+    Attributes:
+        state: ``dialling``, ``connected``, or ``waiting`` for the next attempt.
+        since: when that state began.
+        last_failure: why the last attempt failed or the last connection ended, or empty.
+    """
+
+    name: str
+    url: str
+    mechanism: str
+    state: str
+    since: Time
+    last_failure: str = ""
+
+
 class Status(msgspec.Struct, frozen=True, rename="camel"):
     """``Status.get``: how the agent is doing.
 
@@ -45,7 +62,8 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
         state: the path of the state folder.
         listening: where engines can reach it.
         engines: the keys that are accepted now.
-        connections: the engines that are connected now.
+        connections: the engines that are connected now, whoever dialled.
+        dialled: the engines that the agent dials.
     """
 
     pin: str
@@ -58,3 +76,4 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     listening: list[ListeningAddress]
     engines: list[AcceptedKey]
     connections: list[Connection]
+    dialled: list[DialledStatus] = []

@@ -1,11 +1,8 @@
-"""The port on which engines reach the agent, and those that are connected."""
+"""The port on which engines reach the agent."""
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -13,15 +10,16 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from pkengine.agent.control_verbs import Connection, ListeningAddress
+from pkengine.agent.connected_engines import ConnectedEngines
+from pkengine.agent.control_verbs import ListeningAddress
 from pkengine.agent.listening import cannot_listen, listening_address
-from pkengine.channel import Channel, ChannelListener, Verbs, listen_channel
-from pkengine.errors import AgentError, ChannelClosed
+from pkengine.channel import ChannelListener, Verbs, listen_channel
+from pkengine.errors import AgentError
 from pkengine.interfaces import IAuthenticator
 
 
 class EngineListener(Service):
-    """Listens for engines, and knows which are connected.
+    """Listens for engines.
 
     Args:
         reactor: does the listening, and gives the time.
@@ -29,7 +27,7 @@ class EngineListener(Service):
         where: the endpoint as the administrator wrote it, for errors.
         authenticator: who the agent is and whom it accepts.
         verbs: what engines may call.
-        changed: is called when the agent listens, and when an engine has come or gone.
+        connected: learns of each engine that comes.
     """
 
     _log = Logger()
@@ -41,16 +39,15 @@ class EngineListener(Service):
         where: str,
         authenticator: IAuthenticator,
         verbs: Verbs,
-        changed: Callable[[], None],
+        connected: ConnectedEngines,
     ) -> None:
         self._reactor = reactor
         self._endpoint = endpoint
         self._where = where
         self._authenticator = authenticator
         self._verbs = verbs
-        self._changed = changed
+        self._connected = connected
         self._listener: ChannelListener | None = None
-        self._since: WeakKeyDictionary[Channel, datetime.datetime] = WeakKeyDictionary()
 
     def privilegedStartService(self) -> None:
         """Listen, while the process may still bind any port.
@@ -65,7 +62,7 @@ class EngineListener(Service):
                 self._endpoint,
                 self._authenticator,
                 verbs=self._verbs,
-                on_channel=self._connected,
+                on_channel=self._connected.add,
             )
         )
         outcome: list[ChannelListener | Failure] = []
@@ -77,7 +74,6 @@ class EngineListener(Service):
             raise cannot_listen(self._where, outcome[0].value) from outcome[0].value
         self._listener = outcome[0]
         self._log.info("Listening for engines on {address}", address=self.addresses()[0])
-        self._changed()
 
     def stopService(self) -> Deferred[Any] | None:
         """Listen no more, and close every connection in order."""
@@ -90,36 +86,3 @@ class EngineListener(Service):
         if self._listener is None:
             return []
         return [listening_address(self._listener.getHost())]
-
-    def connections(self) -> list[Connection]:
-        """Give the engines that are connected now, the one that came first at the front."""
-        return [
-            Connection(
-                name=channel.peer_name,
-                pin=str(channel.authenticated.peer.key),
-                mechanism=channel.authenticated.mechanism,
-                address=str(listening_address(channel.peer_address)),
-                since=since,
-            )
-            for channel, since in sorted(self._since.items(), key=lambda item: item[1])
-        ]
-
-    def _connected(self, channel: Channel) -> None:
-        seconds = self._reactor.seconds()
-        self._since[channel] = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
-        self._log.info(
-            "{name} is connected from {address}",
-            name=channel.peer_name,
-            address=listening_address(channel.peer_address),
-        )
-
-        def disconnected(reason: ChannelClosed) -> ChannelClosed:
-            self._since.pop(channel, None)
-            self._log.info(
-                "{name} is disconnected: {reason}", name=channel.peer_name, reason=str(reason)
-            )
-            self._changed()
-            return reason
-
-        channel.closed.addCallback(disconnected)
-        self._changed()

@@ -21,6 +21,9 @@ from pkengine.errors import AgentError
 #: Where agents listen when nothing else is said; vdsm's port.
 DEFAULT_PORT = 54321
 
+#: What ``--listen`` says where the agent only dials.
+NOWHERE = "none"
+
 
 def listening_address(address: IAddress) -> ListeningAddress:
     """Put down an address of Twisted in the form in which it is told."""

@@ -14,6 +14,7 @@ from twisted.python import usage
 from pkengine.agent.listening import DEFAULT_PORT
 from pkengine.agent.state import default_directory
 from pkengine.errors import PkengineError
+from pkengine.extras import needs_extra
 
 
 class Options(usage.Options):
@@ -27,7 +28,8 @@ class Options(usage.Options):
             "listen",
             "l",
             str(DEFAULT_PORT),
-            "Port on all addresses, or an endpoint such as tcp:54321:interface=127.0.0.1.",
+            "Port on all addresses, an endpoint such as tcp:54321:interface=127.0.0.1, or none "
+            "where the agent only dials engines.",
         ],
     ]
 
@@ -36,7 +38,8 @@ def makeService(options: Options) -> IService:
     """Make the service, or end the process with one sentence on what is in the way."""
     from twisted.internet import reactor
 
-    from pkengine.agent.service import AgentService
+    with needs_extra("twistd pkagent", "agent"):
+        from pkengine.agent.service import AgentService
 
     directory = Path(options["state"]) if options["state"] else default_directory()
     try:

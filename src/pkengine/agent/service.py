@@ -2,8 +2,8 @@
 
 Theory of operation.  A call of an engine takes this way::
 
-    engine_listener (port, TLS, authentication) -> channel (JSON-RPC) -> verbs -> accepted_keys
-                                                                              -> capabilities, …
+    engine_listener (port) ------┬-> authentication -> channel -> verbs -> accepted_keys
+    engine_dialler (WebSocket) --┘                                      -> capabilities, …
 
 and a command on the host this one, to the same keys::
 
@@ -26,15 +26,20 @@ from twisted.logger import Logger
 
 import pkengine
 from pkengine.agent.accepted_keys import AcceptedKeys
+from pkengine.agent.connected_engines import ConnectedEngines
 from pkengine.agent.control import ControlService, control_verbs
 from pkengine.agent.control_socket import Credentials
-from pkengine.agent.control_verbs import Status
+from pkengine.agent.control_verbs import ListeningAddress, Status
+from pkengine.agent.dialled_engines import DialledEngines
+from pkengine.agent.engine_dialler import EngineDialler
+from pkengine.agent.engine_dialling import EngineDialling
 from pkengine.agent.engine_listener import EngineListener
-from pkengine.agent.listening import listening_endpoint
+from pkengine.agent.listening import NOWHERE, listening_endpoint
 from pkengine.agent.notify import SystemdNotifier
 from pkengine.agent.state import StateFolder
 from pkengine.agent.verbs import Host, engine_verbs
-from pkengine.auth.pin import PinAuthenticator
+from pkengine.auth.mechanisms import IdentityParts
+from pkengine.auth.shared_key import SharedKeyFolder
 from pkengine.auth.trust import FileTrustStore
 from pkengine.channel import Verbs
 
@@ -45,7 +50,7 @@ class AgentService(MultiService):
     Args:
         reactor: runs everything.
         directory: the state folder; what is missing in it is made.
-        listen: a port, or an endpoint of Twisted.
+        listen: a port, an endpoint of Twisted, or `NOWHERE`.
         environment: says what systemd and the installed wrapper have to say.
 
     Attributes:
@@ -67,26 +72,31 @@ class AgentService(MultiService):
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         MultiService.__init__(self)
-        endpoint = listening_endpoint(reactor, listen)
+        endpoint = None if listen == NOWHERE else listening_endpoint(reactor, listen)
         self._state = StateFolder(directory)
         key_pair = self._state.prepare()
         self._lock = self._state.lock()
         trust = FileTrustStore(self._state.authorized_engines)
         self.pin = key_pair.pin
-        self._keys = AcceptedKeys(trust, self.pin)
+        self._dialled = DialledEngines(self._state.dialled_engines)
+        secrets = SharedKeyFolder(self._state.secrets)
+        self._keys = AcceptedKeys(trust, self.pin, secrets, self._dialled)
         self._host = Host(reactor, self._state, environment.get("PKAGENT_BUNDLE", ""))
         self._notifier = SystemdNotifier(reactor, environment)
-        self._engines = EngineListener(
-            reactor,
-            endpoint,
-            listen,
-            PinAuthenticator(key_pair, trust),
-            engine_verbs(self._host, self._keys),
-            self._changed,
-        )
+        self._connected = ConnectedEngines(reactor, self._changed)
+        verbs = engine_verbs(self._host, self._keys)
+        parts = IdentityParts(key_pair, trust, secrets)
+        self._listener: EngineListener | None = None
+        if endpoint is not None:
+            self._listener = EngineListener(
+                reactor, endpoint, listen, parts.authenticator("pin"), verbs, self._connected
+            )
+            MultiService.addService(self, self._listener)
+        dialling = EngineDialling(reactor, parts.authenticator, verbs, environment)
+        self._dialler = EngineDialler(reactor, self._dialled, dialling.connect, self._connected)
         control = ControlService(reactor, self._state, self._control_verbs)
         # The last one to start says that all is ready, and is the first to stop.
-        for service in (self._engines, control, self._notifier):
+        for service in (self._dialler, control, self._notifier):
             MultiService.addService(self, service)
 
     def privilegedStartService(self) -> None:
@@ -107,6 +117,7 @@ class AgentService(MultiService):
                 "No engine is accepted yet; add its key with: pkagent keys add 'PIN name=NAME'"
             )
         MultiService.privilegedStartService(self)
+        self._changed()
 
     def status(self) -> Status:
         """Tell how the agent is doing."""
@@ -119,9 +130,10 @@ class AgentService(MultiService):
             pid=version.pid,
             started=datetime.datetime.fromtimestamp(version.started, datetime.timezone.utc),
             state=str(self._state.directory),
-            listening=self._engines.addresses(),
+            listening=self._addresses(),
             engines=self._keys.list(),
-            connections=self._engines.connections(),
+            connections=self._connected.list(),
+            dialled=self._dialler.status(),
         )
 
     def _control_verbs(self, caller: Credentials) -> Verbs:
@@ -129,7 +141,10 @@ class AgentService(MultiService):
             self.status, self._keys, by=f"process {caller.pid} of uid {caller.uid}"
         )
 
+    def _addresses(self) -> list[ListeningAddress]:
+        return self._listener.addresses() if self._listener is not None else []
+
     def _changed(self) -> None:
-        addresses = ", ".join(map(str, self._engines.addresses())) or "nothing"
-        count = len(self._engines.connections())
+        addresses = ", ".join(map(str, self._addresses())) or "nothing"
+        count = len(self._connected.list())
         self._notifier.notify(f"STATUS=Listening on {addresses}; engines connected: {count}")

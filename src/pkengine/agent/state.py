@@ -33,6 +33,8 @@ class StateFolder:
     Attributes:
         directory: the folder; only its owner may enter it.
         authorized_engines: the trust file.
+        dialled_engines: the folder of the engines that the agent dials.
+        secrets: the folder of what it shares with engines.
         control_socket: the UNIX socket of a running agent.
         host_uuid_file: the host's UUID, where the machine itself has none.
         lock_file: locked by the agent that runs with this folder.
@@ -41,6 +43,8 @@ class StateFolder:
     def __init__(self, directory: Path) -> None:
         self.directory = directory.absolute()
         self.authorized_engines = self.directory / "authorized_engines"
+        self.dialled_engines = self.directory / "engines.d"
+        self.secrets = self.directory / "secrets"
         self.control_socket = self.directory / "control.sock"
         self.host_uuid_file = self.directory / "host-uuid"
         self.lock_file = self.directory / "control.lock"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -10,7 +11,16 @@ from twisted.python.reflect import namedAny
 from zope.interface import implementer
 
 from pkengine.errors import UnknownMechanism
-from pkengine.interfaces import IAuthenticator, IAuthenticatorPlugin
+from pkengine.interfaces import (
+    IAuthenticator,
+    IAuthenticatorPlugin,
+    ISharedKeyStore,
+    ITrustStore,
+)
+from pkengine.keys.keypair import KeyPair
+
+#: The mechanisms that come with pkengine.
+OWN_MECHANISMS = ("pin", "sign", "hmac", "spake2plus")
 
 
 @implementer(IPlugin, IAuthenticatorPlugin)
@@ -30,6 +40,44 @@ class AuthenticatorPlugin:
     def authenticator(self, folder: object, **arguments: str) -> IAuthenticator:
         """Build the authenticator; see `IAuthenticatorPlugin.authenticator`."""
         return cast(IAuthenticator, namedAny(self._factory)(folder, **arguments))
+
+
+@dataclass(frozen=True)
+class IdentityParts:
+    """Who one end is and whom it trusts, from which each mechanism takes what it needs.
+
+    Attributes:
+        key_pair: the public key.
+        trust: the peers.
+        secrets: what is shared with them.
+    """
+
+    key_pair: KeyPair
+    trust: ITrustStore
+    secrets: ISharedKeyStore
+
+    def authenticator(self, mechanism: str) -> IAuthenticator:
+        """Build the authenticator of one of pkengine's own mechanisms.
+
+        Raises:
+            UnknownMechanism: it is none of them.
+        """
+        from pkengine.auth.akep2 import HmacAuthenticator
+        from pkengine.auth.pake import Spake2PlusAuthenticator
+        from pkengine.auth.pin import PinAuthenticator
+        from pkengine.auth.sigma import SignAuthenticator
+
+        if mechanism == "pin":
+            return PinAuthenticator(self.key_pair, self.trust)
+        if mechanism == "sign":
+            return SignAuthenticator(self.key_pair, self.trust)
+        if mechanism == "hmac":
+            return HmacAuthenticator(self.secrets, self.trust)
+        if mechanism == "spake2plus":
+            return Spake2PlusAuthenticator(self.secrets, self.trust)
+        raise UnknownMechanism(
+            f"There is no mechanism {mechanism!r}: expected one of {', '.join(OWN_MECHANISMS)}."
+        )
 
 
 def find_mechanism(mechanism: str) -> IAuthenticatorPlugin:

@@ -84,15 +84,21 @@ def _engine_key(line: str) -> TrustedPeer:
     help="A line of authorized_engines: a key that the agent shall accept. All keys of one "
     "engine are given together; others under the same name are removed. May be repeated.",
 )
+@click.option(
+    "--dial",
+    is_flag=True,
+    help="Read from standard input, as one JSON object, the engine that this agent shall dial. "
+    "Without it the engines that are given are not dialled.",
+)
 @json_option
-def init(state: StateFolder, engines: list[TrustedPeer], as_json: bool) -> None:
+def init(state: StateFolder, engines: list[TrustedPeer], dial: bool, as_json: bool) -> None:
     """Make this host's key, and accept the keys of engines.
 
     What is there already stays: run it as often as you like.
     """
-    from pkengine.agent.initialization import initialize
+    from pkengine.agent.initialization import initialize, read_dial
 
-    done = initialize(state, engines)
+    done = initialize(state, engines, read_dial(sys.stdin.buffer.read()) if dial else None)
     if as_json:
         _show_struct(done, indent=None)
         return
@@ -133,8 +139,14 @@ def status(state: StateFolder, as_json: bool) -> None:
     show(f"Host UUID   {found.uuid}")
     show(f"Agent key   {found.pin}")
     show(f"State       {found.state}")
-    show(f"Listening   {', '.join(map(str, found.listening))}")
+    show(f"Listening   {', '.join(map(str, found.listening)) or 'nowhere'}")
     show(f"Keys        accepted: {len(found.engines)}; see: pkagent keys list")
+    for line in found.dialled:
+        why = f": {line.last_failure}" if line.last_failure else ""
+        show(
+            f"Dials       {line.name} at {line.url} by {line.mechanism}, {line.state} "
+            f"since {_local(line.since)}{why}"
+        )
     for one in found.connections:
         show(f"Connected   {one.name} from {one.address} since {_local(one.since)}")
     if not found.connections:
