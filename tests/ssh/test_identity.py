@@ -87,7 +87,7 @@ class IdentityTests(SynchronousTestCase):
         self.assertIn("expected Ed25519", str(error))
 
     def put_rsa_key(self, bits: int) -> None:
-        self.directory.mkdir(mode=0o700)
+        self.directory.mkdir(mode=0o700, parents=True)
         key = rsa.generate_private_key(65537, bits)
         form = Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()
         path = self.directory / "id_rsa"
