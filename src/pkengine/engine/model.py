@@ -102,6 +102,8 @@ class Host:
         capabilities, hardware: what the agent said last, or None before the first time.
         agent_version: the version that the agent gave last, or empty.
         reinstallation_required: a change waits for the next install.
+        update_available: its agent is another one than the engine would install, as far as
+            was last checked.
     """
 
     id: uuid.UUID
@@ -120,6 +122,7 @@ class Host:
     hardware: HardwareInfo | None = None
     agent_version: str = ""
     reinstallation_required: bool = False
+    update_available: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

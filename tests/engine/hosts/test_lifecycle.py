@@ -16,9 +16,15 @@ from pkengine.errors import Conflict
 from pkengine.keys import Pin
 
 #: Named by oVirt, and not used by this engine.
-UNUSED = {HostStatus.REBOOT, HostStatus.PENDING_APPROVAL, HostStatus.DOWN, HostStatus.ERROR}
+UNUSED = {HostStatus.REBOOT, HostStatus.DOWN, HostStatus.ERROR}
 USED = set(HostStatus) - UNUSED
-REQUESTS = (Trigger.INSTALL, Trigger.ACTIVATE, Trigger.DEACTIVATE, Trigger.REMOVE)
+REQUESTS = (
+    Trigger.INSTALL,
+    Trigger.APPROVE,
+    Trigger.ACTIVATE,
+    Trigger.DEACTIVATE,
+    Trigger.REMOVE,
+)
 
 
 def host(status: HostStatus) -> Host:
@@ -63,7 +69,12 @@ class TableTests(SynchronousTestCase):
             self.assertEqual(after, HostStatus.NON_RESPONSIVE)
 
     def test_no_status_that_an_engine_leaves_behind_waits_for_work_that_is_gone(self) -> None:
-        for status in USED - MONITORED - {HostStatus.MAINTENANCE, HostStatus.INSTALL_FAILED}:
+        waits_for_people = {
+            HostStatus.MAINTENANCE,
+            HostStatus.INSTALL_FAILED,
+            HostStatus.PENDING_APPROVAL,
+        }
+        for status in USED - MONITORED - waits_for_people:
             self.assertIn((status, Trigger.ENGINE_STARTED), TRANSITIONS)
 
     def test_every_request_in_every_status_is_granted_or_refused_with_a_sentence(self) -> None:
@@ -89,7 +100,8 @@ class TableTests(SynchronousTestCase):
             status.NON_OPERATIONAL,
         }
         self.assertEqual(granted[Trigger.INSTALL], common)
-        self.assertEqual(granted[Trigger.REMOVE], common | {status.UNASSIGNED})
+        removable = common | {status.UNASSIGNED, status.PENDING_APPROVAL}
+        self.assertEqual(granted[Trigger.REMOVE], removable)
 
     def test_installing_takes_all_trust_away(self) -> None:
         moved = lifecycle.advance(host(HostStatus.MAINTENANCE), Trigger.INSTALL)

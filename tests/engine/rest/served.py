@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from argon2 import PasswordHasher
 from treq.testing import StubTreq
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
@@ -24,6 +24,8 @@ from pkengine.channel.verbs import (
     GET_HARDWARE_INFO,
     GET_STATS,
     GET_VERSION,
+    KEYS_LIST,
+    AcceptedKey,
     AgentVersion,
     Capabilities,
     HardwareInfo,
@@ -44,6 +46,7 @@ from pkengine.engine.rest import site
 from pkengine.engine.rest.application import Folder
 from pkengine.engine.store import Store
 from pkengine.engine.user_administration import UserAdministration
+from pkengine.errors import ChannelClosed
 from pkengine.keys import KeyPair, Pin, Secret, SshPublicKey
 from pkengine.ssh import HostKeyJudgement, HostKeyPolicy, SshIdentity, SshTarget
 from tests.engine.store.inline import InlineReactor, InlineThreads
@@ -119,17 +122,25 @@ class ActedLogin:
 class ActedAgent:
     """A connection to an agent that answers at once."""
 
-    def __init__(self, host: Host, pin: Pin) -> None:
+    def __init__(
+        self, host: Host, pin: Pin, *, bundle: str, accepted: list[str], is_silent: bool
+    ) -> None:
+        self.bundle = bundle
+        self.accepted = accepted
+        self.is_silent = is_silent
         self.authenticated = Authenticated(str(host.id), pin, "pin")
         self.closed: Deferred[Any] = Deferred()
 
     def call(self, method: str, params: Any = None, **options: Any) -> Deferred[Any]:
+        if self.is_silent:
+            return fail(ChannelClosed("The agent closed the connection."))
         answers = {
+            KEYS_LIST: [AcceptedKey(pin=pin, name="engine") for pin in self.accepted],
             GET_CAPABILITIES: CAPABILITIES,
             GET_HARDWARE_INFO: HARDWARE,
             GET_STATS: STATS,
             GET_VERSION: AgentVersion(
-                version="1.0", python_version="3.11.7", bundle="ab", started=0.0, pid=1
+                version="1.0", python_version="3.11.7", bundle=self.bundle, started=0.0, pid=1
             ),
         }
         return succeed(answers.get(method))
@@ -156,6 +167,10 @@ class ActedNetwork:
         refusal: raised instead of logging in.
         logins: what was asked for.
         deployments: fire one to end it well, or with an error.
+        bundle: the version that agents say they are; the engine's own is ``cd``.
+        accepted: the keys of engines that agents accept.
+        is_silent: agents do not answer.
+        restarts: what was restarted.
     """
 
     refusal: Exception | None = None
@@ -163,6 +178,10 @@ class ActedNetwork:
         default_factory=list
     )
     deployments: list[Deferred[None]] = field(default_factory=list)
+    bundle: str = "ab"
+    accepted: list[str] = field(default_factory=list)
+    is_silent: bool = False
+    restarts: list[str] = field(default_factory=list)
 
     async def log_in(
         self, target: SshTarget, policy: HostKeyPolicy, *, password: Secret | None, use_key: bool
@@ -200,10 +219,33 @@ class ActedNetwork:
         )
 
     async def connect(self, host: Host) -> ActedAgent:
-        return ActedAgent(host, host.pins[0])
+        return self._agent(host, host.pins[0])
 
     async def connect_to_new(self, host: Host, pin: Pin) -> ActedAgent:
-        return ActedAgent(host, pin)
+        return self._agent(host, pin)
+
+    def _agent(self, host: Host, pin: Pin) -> ActedAgent:
+        return ActedAgent(
+            host, pin, bundle=self.bundle, accepted=self.accepted, is_silent=self.is_silent
+        )
+
+    async def bundle_hash(self) -> str:
+        return "cd"
+
+    async def upgrade(self, connection: Any, host: Host, *, report: Any, verify: Any) -> None:
+        report(_step(StepStatus.STARTED, 40))
+        release: Deferred[None] = Deferred()
+        self.deployments.append(release)
+        await release
+        self.bundle = "cd"
+        await verify("cd")
+        report(_step(StepStatus.FINISHED, 100))
+
+    async def restart_agent(self, connection: Any, host: Host) -> None:
+        self.restarts.append(f"agent of {host.name}")
+
+    async def reboot(self, connection: Any, host: Host) -> None:
+        self.restarts.append(host.name)
 
 
 @dataclass(frozen=True)
@@ -240,6 +282,7 @@ class ServedEngine:
         self.store = store
         self.network = ActedNetwork()
         self.key_pair = KeyPair.generate("engine")
+        self.network.accepted.append(str(self.key_pair.pin))
         self.https_key_pair = KeyPair.generate("engine.example")
         self.ssh_identity = SshIdentity.load_or_create(Path(test.mktemp()))
         self.accounts = Accounts(

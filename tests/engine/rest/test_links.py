@@ -9,8 +9,8 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
 from pkengine.engine.accounts import ADMIN
+from pkengine.engine.rest.call import LONGEST_WAIT_S
 from pkengine.engine.rest.host_elements import EMPTY_COLLECTIONS
-from pkengine.engine.rest.hosts import LONGEST_WAIT_S
 from pkengine.errors import DeploymentError
 from tests.engine.rest.served import Reply, ServedEngine
 

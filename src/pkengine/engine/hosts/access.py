@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Report = Callable[["StepReport"], None]
 Verify = Callable[[Pin], Awaitable[None]]
+#: Connects to the agent, which must be of the version with that hash.
+VerifyVersion = Callable[[str], Awaitable[None]]
 
 
 class LoggedIn(Protocol):
@@ -56,6 +58,32 @@ class HostAccess(Protocol):
 
         Raises:
             DeploymentError: a step failed.
+        """
+
+    async def bundle_hash(self) -> str:
+        """Tell which version of the agent `deploy` and `upgrade` would bring."""
+
+    async def upgrade(
+        self, connection: Any, host: Host, *, report: Report, verify: VerifyVersion
+    ) -> None:
+        """Bring that version to a host which has another one, or put back the other one.
+
+        Raises:
+            DeploymentError: a step failed.
+        """
+
+    async def restart_agent(self, connection: Any, host: Host) -> None:
+        """Start the version that is in use anew.
+
+        Raises:
+            DeploymentError: it did not start.
+        """
+
+    async def reboot(self, connection: Any, host: Host) -> None:
+        """Let the host shut down and start again.
+
+        Raises:
+            SshError: it refuses.
         """
 
     async def connect(self, host: Host) -> AgentChannel:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pkengine.engine.events import EventCode, Events
 from pkengine.engine.hosts.lifecycle import Trigger
-from pkengine.engine.model import Event, Host, HostKeySource, Origin, Severity
+from pkengine.engine.model import (
+    Event,
+    Host,
+    HostKeySource,
+    Origin,
+    Severity,
+)
 from pkengine.keys import Pin
 
 _KEY_SOURCES = {
@@ -77,10 +85,40 @@ class Announcements:
             EventCode.HOST_INSTALL_FAILED, Severity.ERROR, text, host=host, origin=origin
         )
 
-    def updated(self, host: Host, origin: Origin) -> Event:
+    def updated(self, host: Host, differences: Sequence[str], origin: Origin) -> Event:
         """Somebody changed what is stored."""
-        text = f"Host {host.name} configuration was updated{_by(origin)}."
+        what = "; ".join(differences)
+        text = f"Host {host.name} configuration was updated{_by(origin)}: {what}."
         return self._normal(EventCode.HOST_UPDATED, text, host, origin)
+
+    def registered(self, host: Host, origin: Origin) -> Event:
+        """A host says of itself that it is one; whether that is so, nobody has proved."""
+        text = (
+            f"Host {host.name} at {host.address} registered itself from {origin.address} with the "
+            f"SSH fingerprint {host.ssh.fingerprint or 'unknown'}. It proved nothing of that, and "
+            "waits for approval."
+        )
+        return self._events.draft(
+            EventCode.HOST_REGISTERED, Severity.WARNING, text, host=host, origin=origin
+        )
+
+    def approved(self, host: Host, origin: Origin) -> Event:
+        """Somebody decided to trust a host that registered itself."""
+        key = host.ssh.public_key
+        text = (
+            f"Host {host.name} was approved{_by(origin)}. Its SSH host key is "
+            f"{key.key_type} {key.fingerprint()}."
+            if key is not None
+            else f"Host {host.name} was approved{_by(origin)}."
+        )
+        return self._normal(EventCode.HOST_APPROVED, text, host, origin)
+
+    def kept(
+        self, code: EventCode, host: Host, text: str, origin: Origin, *, failed: bool = False
+    ) -> Event:
+        """Something was done to keep an agent in order, or tried."""
+        severity = Severity.ERROR if failed else Severity.NORMAL
+        return self._events.draft(code, severity, text, host=host, origin=origin)
 
     def activating(self, host: Host, origin: Origin) -> Event:
         """The host is to be used again."""

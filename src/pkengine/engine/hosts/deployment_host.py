@@ -38,6 +38,7 @@ _DEADLINES_S = {
     "authorize": 15.0,
     "deauthorize": 15.0,
     "start": 60.0,
+    "restart": 60.0,
     "undeploy": 60.0,
 }
 #: How much longer the host is given to say that a deadline passed.

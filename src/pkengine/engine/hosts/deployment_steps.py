@@ -22,6 +22,8 @@ DESCRIPTIONS = {
     "authorize": "Let the engine's SSH key in",
     "start": "Start the agent",
     "verify": "Connect to the agent by the new keys",
+    "restart": "Start the agent anew",
+    "restore": "Put the version before it back in use",
     "undeploy": "Stop and remove the agent",
     "deauthorize": "Let the engine's SSH key in no more",
 }

@@ -22,9 +22,12 @@ class Trigger(enum.Enum):
 
     # What somebody asks for.
     INSTALL = "install"
+    APPROVE = "approve"
     ACTIVATE = "activate"
     DEACTIVATE = "deactivate"
     REMOVE = "remove"
+    # What a host asks for itself.
+    REGISTER = "register"
     # What comes of it.
     INSTALLED = "installed"
     INSTALLED_INACTIVE = "installed, not activated"
@@ -46,6 +49,8 @@ _S, _T = HostStatus, Trigger
 
 TRANSITIONS: dict[tuple[HostStatus | None, Trigger], HostStatus | None] = {
     (ABSENT, _T.INSTALL): _S.INSTALLING,
+    (ABSENT, _T.REGISTER): _S.PENDING_APPROVAL,
+    (_S.PENDING_APPROVAL, _T.APPROVE): _S.INSTALLING,
     (_S.INSTALLING, _T.INSTALLED): _S.INITIALIZING,
     (_S.INSTALLING, _T.INSTALLED_INACTIVE): _S.MAINTENANCE,
     (_S.INSTALLING, _T.INSTALL_FAILED): _S.INSTALL_FAILED,
@@ -91,6 +96,7 @@ TRANSITIONS: dict[tuple[HostStatus | None, Trigger], HostStatus | None] = {
     #
     (_S.MAINTENANCE, _T.REMOVE): ABSENT,
     (_S.INSTALL_FAILED, _T.REMOVE): ABSENT,
+    (_S.PENDING_APPROVAL, _T.REMOVE): ABSENT,
     (_S.NON_RESPONSIVE, _T.REMOVE): ABSENT,
     (_S.NON_OPERATIONAL, _T.REMOVE): ABSENT,
     (_S.UNASSIGNED, _T.REMOVE): ABSENT,
@@ -108,7 +114,7 @@ MONITORED = frozenset(
     )
 )
 
-_UNTRUSTED = (_S.INSTALLING, _S.INSTALL_FAILED)
+_UNTRUSTED = (_S.INSTALLING, _S.INSTALL_FAILED, _S.PENDING_APPROVAL)
 _BUSY = (_S.INSTALLING, _S.PREPARING_FOR_MAINTENANCE)
 
 
@@ -150,6 +156,7 @@ def require(host: Host, trigger: Trigger) -> None:
 def _refusal(host: Host, trigger: Trigger) -> str:
     verb = {
         _T.INSTALL: "install",
+        _T.APPROVE: "approve",
         _T.ACTIVATE: "activate",
         _T.DEACTIVATE: "switch to Maintenance mode",
         _T.REMOVE: "remove",
@@ -161,6 +168,10 @@ def _refusal(host: Host, trigger: Trigger) -> str:
         return f"{start} It is already active: its status is '{host.status.value}'."
     if trigger is _T.DEACTIVATE and host.status is _S.MAINTENANCE:
         return f"{start} Host is already in Maintenance mode."
+    if trigger is _T.APPROVE:
+        return f"{start} Its status is '{host.status.value}': it does not wait for approval."
+    if host.status is _S.PENDING_APPROVAL:
+        return f"{start} It registered itself: approve it first."
     if trigger is _T.ACTIVATE:
         return f"{start} Its status is '{host.status.value}': install it first."
     return (

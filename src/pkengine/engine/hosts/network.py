@@ -14,10 +14,11 @@ from pkengine.auth.peer import TrustedPeer
 from pkengine.auth.pin import PinAuthenticator
 from pkengine.auth.trust import MemoryTrustStore
 from pkengine.channel import connect_channel
-from pkengine.engine.hosts.access import Report, Verify
+from pkengine.engine.hosts.access import Report, Verify, VerifyVersion
 from pkengine.engine.hosts.agent_report import AgentChannel
 from pkengine.engine.hosts.bundle import build_bundle
 from pkengine.engine.hosts.deployment import DeployedAgent, DeploymentPlan, deploy
+from pkengine.engine.hosts.deployment_upgrade import reboot, restart, upgrade
 from pkengine.engine.hosts.registry import peer_name
 from pkengine.engine.model import Host
 from pkengine.interfaces import ITrustStore
@@ -85,13 +86,33 @@ class NetworkAccess:
         self, connection: Any, host: Host, *, report: Report, verify: Verify
     ) -> DeployedAgent:
         """See `HostAccess`."""
-        plan = DeploymentPlan(
+        return await deploy(connection, await self._plan(host), report=report, verify=verify)
+
+    async def _plan(self, host: Host) -> DeploymentPlan:
+        return DeploymentPlan(
             bundle=await deferToThread(build_bundle, self._bundles),
             engine_keys=(TrustedPeer(self._name, self._key_pair.pin),),
             authorized_key=self._ssh_identity.authorized_keys_line,
             agent_port=host.port,
         )
-        return await deploy(connection, plan, report=report, verify=verify)
+
+    async def bundle_hash(self) -> str:
+        """See `HostAccess`."""
+        return (await deferToThread(build_bundle, self._bundles)).hash
+
+    async def upgrade(
+        self, connection: Any, host: Host, *, report: Report, verify: VerifyVersion
+    ) -> None:
+        """See `HostAccess`."""
+        await upgrade(connection, await self._plan(host), report=report, verify=verify)
+
+    async def restart_agent(self, connection: Any, host: Host) -> None:
+        """See `HostAccess`."""
+        await restart(connection, await self._plan(host))
+
+    async def reboot(self, connection: Any, host: Host) -> None:
+        """See `HostAccess`."""
+        await reboot(connection)
 
     async def connect(self, host: Host) -> AgentChannel:
         """See `HostAccess`."""

@@ -118,7 +118,11 @@ class HostRegistry:
         """
         await self._store.read(_check_is_free, None, name, address)
 
-    async def insert(self, host: Host, tell: Tell, *, also: Also) -> Host:
+    async def count_pending(self) -> int:
+        """Tell how many hosts wait for approval."""
+        return await self._store.read(queries.count_pending)
+
+    async def insert(self, host: Host, tell: Tell, *, also: Also | None = None) -> Host:
         """Add a host.
 
         Args:
@@ -133,7 +137,8 @@ class HostRegistry:
         def run(connection: Connection) -> list[Event]:
             _check_is_free(connection, None, host.name, host.address)
             queries.insert_host(connection, host, utc_now(self._clock))
-            also(connection)
+            if also:
+                also(connection)
             return _write_events(connection, tell(host))
 
         async def commit() -> Host:

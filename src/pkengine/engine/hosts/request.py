@@ -95,6 +95,28 @@ def changed_host(host: Host, change: HostChange) -> Host:
     )
 
 
+def differences(old: Host, new: Host) -> list[str]:
+    """Say what is different, for the audit."""
+    pairs = (
+        ("name", old.name, new.name),
+        ("address", old.address, new.address),
+        ("port", old.port, new.port),
+        ("SSH port", old.ssh.port, new.ssh.port),
+        ("SSH user", old.ssh.user, new.ssh.user),
+        ("SSH fingerprint", old.ssh.fingerprint, new.ssh.fingerprint),
+        ("SSH host key", old.ssh.public_key, new.ssh.public_key),
+        ("cluster", old.cluster_id, new.cluster_id),
+    )
+    found = [
+        f"{what} {before or 'none'} became {after or 'none'}"
+        for what, before, after in pairs
+        if before != after
+    ]
+    if (old.comment, old.description) != (new.comment, new.description):
+        found.append("another comment or description")
+    return found
+
+
 def checked(host: Host) -> Host:
     """Give the host with its address in one form.
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +22,9 @@ from pkengine.engine.hosts.installation import INTERRUPTED, Installer
 from pkengine.engine.hosts.lifecycle import Trigger, advance, permits, require
 from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.registry import HostRegistry
+from pkengine.engine.hosts.turns import Turns
+from pkengine.engine.hosts.upgrade import Upgrades
+from pkengine.engine.hosts.upkeep import Upkeep
 from pkengine.engine.jobs import Jobs, RunningJob
 from pkengine.engine.model import (
     Event,
@@ -42,6 +44,9 @@ from pkengine.errors import BadRequest, Conflict, PkengineError, StoreError
 from pkengine.keys import Pin, SshPublicKey
 from pkengine.ssh import SshTarget
 
+#: Anybody can register a host, so there is an end to it.
+MOST_PENDING = 100
+
 
 class Hosts:
     """Adds, installs, watches and removes hosts.
@@ -53,6 +58,10 @@ class Hosts:
         monitor: follows the registry.
         own_pin: what agents know this engine by.
         clock: for deadlines.
+
+    Attributes:
+        upkeep: what keeps installed agents in good order.
+        upgrades: what brings them to the engine's version.
     """
 
     _log = Logger()
@@ -80,8 +89,24 @@ class Hosts:
         self._clock = clock
         self._installer = Installer(registry, access)
         self._tasks = Tasks()
-        self._taken: set[object] = set()
-        self._is_stopping = False
+        self._turns = Turns()
+        self.upkeep = Upkeep(
+            registry=registry,
+            access=access,
+            monitor=monitor,
+            jobs=jobs,
+            events=events,
+            turns=self._turns,
+            own_pin=own_pin,
+        )
+        self.upgrades = Upgrades(
+            registry=registry,
+            access=access,
+            monitor=monitor,
+            jobs=jobs,
+            tasks=self._tasks,
+            turns=self._turns,
+        )
 
     # Start and stop.
 
@@ -95,7 +120,7 @@ class Hosts:
 
     async def stop(self) -> None:
         """End the installations that run, each as failed, and close every connection."""
-        self._is_stopping = True
+        self._turns.stop()
         await self._tasks.stop()
         await self._monitor.stop()
         await self._registry.stop()
@@ -160,6 +185,25 @@ class Hosts:
 
     # Changing.
 
+    async def register(self, new: NewHost, origin: Origin) -> Host:
+        """Note that a host wants to be managed; anybody can say so, and it proves nothing.
+
+        Raises:
+            BadRequest: something is malformed.
+            Conflict: name or address is another host's, or too many wait for approval.
+        """
+        cluster = await self._clusters.default()
+        host = replace(request.new_host(new, cluster.id), status=HostStatus.PENDING_APPROVAL)
+        with self._turns.taking(
+            "register", host.name, "register", ("name", host.name), ("address", host.address)
+        ):
+            waiting = await self._registry.count_pending()
+            if waiting >= MOST_PENDING:
+                raise Conflict(f"{waiting} hosts wait for approval already.")
+            return await self._tasks.shield(
+                self._registry.insert(host, lambda host: [self._tell.registered(host, origin)])
+            )
+
     async def add(self, new: NewHost, origin: Origin) -> tuple[Host, Job]:
         """Log in to a new host, and begin to install it.
 
@@ -190,7 +234,7 @@ class Hosts:
             cluster = await self._clusters.get(new.cluster_id)
         host = request.new_host(new, cluster.id)
         _refuse_reboot(new.reboot)
-        with self._taking("add", host.name, ("name", host.name), ("address", host.address)):
+        with self._turns.taking("add", host.name, ("name", host.name), ("address", host.address)):
             await self._registry.check_is_free(host.name, host.address)
             connection = await self._log_in(host, new.ssh)
             host = replace(host, ssh=request.judged(host.ssh, connection.judgement))
@@ -233,22 +277,67 @@ class Hosts:
         """
         _refuse_reboot(reboot)
         host = await self._registry.get(host_id)
-        with self._taking("install", host.name, host_id):
-            require(host, Trigger.INSTALL)
+
+        def tell(host: Host) -> list[Event]:
+            return [self._tell.installing(host, origin)]
+
+        return await self._install(Trigger.INSTALL, host, login, origin, tell, activate=activate)
+
+    async def approve(
+        self,
+        host_id: uuid.UUID,
+        login: SshLogin,
+        origin: Origin,
+        *,
+        activate: bool = True,
+        reboot: bool = False,
+        cluster_id: uuid.UUID | None = None,
+    ) -> Job:
+        """Accept a host that registered itself, and begin to install it.
+
+        Nothing of what the host said about itself was believed until now.  The fingerprint
+        that it gave holds, unless `login` has another one.
+
+        Raises:
+            NotFound: there is no such host, or no such cluster.
+            Conflict: it does not wait for approval.
+            BadRequest, SshError: as for `add`; the host stays as it is.
+        """
+        _refuse_reboot(reboot)
+        host = await self._registry.get(host_id)
+        if cluster_id is not None:
+            host = replace(host, cluster_id=(await self._clusters.get(cluster_id)).id)
+
+        def tell(host: Host) -> list[Event]:
+            return [self._tell.approved(host, origin), self._tell.installing(host, origin)]
+
+        return await self._install(Trigger.APPROVE, host, login, origin, tell, activate=activate)
+
+    async def _install(
+        self,
+        trigger: Trigger,
+        host: Host,
+        login: SshLogin,
+        origin: Origin,
+        tell: Callable[[Host], list[Event]],
+        *,
+        activate: bool,
+    ) -> Job:
+        with self._turns.taking(trigger.value, host.name, host.id):
+            require(host, trigger)
             wanted = request.checked(replace(host, ssh=request.with_login(host.ssh, login)))
             connection = await self._log_in(wanted, login)
             ssh = request.judged(wanted.ssh, connection.judgement)
             job = self._jobs.prepare(
-                f"Installing Host {host.name}", host_id=host_id, origin=origin
+                f"Installing Host {host.name}", host_id=host.id, origin=origin
             )
+
+            def begin(stored: Host) -> Host:
+                return advance(replace(stored, ssh=ssh, cluster_id=host.cluster_id), trigger)
+
             await self._tasks.shield(
                 self._begin(
-                    self._registry.change(
-                        host_id,
-                        lambda host: advance(replace(host, ssh=ssh), Trigger.INSTALL),
-                        lambda host: [self._tell.installing(host, origin)],
-                        also=job.begin,
-                    ),
+                    self._registry.change(host.id, begin, tell, also=job.begin),
                     connection,
                     job,
                     origin,
@@ -296,16 +385,15 @@ class Hosts:
         """
         if change.cluster_id is not None:
             await self._clusters.get(change.cluster_id)
-        is_changed = False
+        differences: list[str] = []
 
         def apply(host: Host) -> Host:
-            nonlocal is_changed
             new = request.changed_host(host, change)
-            is_changed = new != host
+            differences[:] = request.differences(host, new)
             return new
 
         def tell(host: Host) -> list[Event]:
-            return [self._tell.updated(host, origin)] if is_changed else []
+            return [self._tell.updated(host, differences, origin)] if differences else []
 
         return await self._tasks.shield(self._registry.change(host_id, apply, tell))
 
@@ -317,7 +405,7 @@ class Hosts:
             Conflict: its status does not allow that, or no key of it is trusted.
         """
         host = await self._registry.get(host_id)
-        with self._taking("activate", host.name, host_id):
+        with self._turns.taking("activate", host.name, host_id):
             job = self._jobs.prepare(
                 f"Activating Host {host.name}", host_id=host_id, origin=origin
             )
@@ -352,7 +440,7 @@ class Hosts:
         if len(reason) > request.MAX_TEXT:
             raise BadRequest(f"The reason is longer than {request.MAX_TEXT} characters.")
         host = await self._registry.get(host_id)
-        with self._taking("deactivate", host.name, host_id):
+        with self._turns.taking("deactivate", host.name, host_id):
             job = self._jobs.prepare(
                 f"Deactivating Host {host.name}", host_id=host_id, origin=origin
             )
@@ -396,7 +484,7 @@ class Hosts:
 
     async def _remove(self, host_id: uuid.UUID, origin: Origin, force: bool) -> None:
         host = await self._registry.get(host_id)
-        with self._taking("remove", host.name, host_id):
+        with self._turns.taking("remove", host.name, host_id):
             require(host, Trigger.REMOVE)
             farewell = ""
             if host.pins and not force:
@@ -405,24 +493,6 @@ class Hosts:
             await self._registry.delete(
                 host_id, lambda host: [self._tell.removed(host, farewell, origin)]
             )
-
-    # One at a time.
-
-    @contextlib.contextmanager
-    def _taking(self, verb: str, name: str, *keys: object) -> Iterator[None]:
-        """Refuse what another request is at work on."""
-        if self._is_stopping:
-            raise Conflict(f"Cannot {verb} Host {name}. The engine is stopping.")
-        if not self._taken.isdisjoint(keys):
-            raise Conflict(
-                f"Cannot {verb} Host {name}. Related operation is currently in progress. "
-                "Please try again later."
-            )
-        self._taken.update(keys)
-        try:
-            yield
-        finally:
-            self._taken.difference_update(keys)
 
     # Last, for in here its name hides the type's.
 

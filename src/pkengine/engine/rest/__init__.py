@@ -26,11 +26,13 @@ from pkengine.engine.rest.clusters import ClusterResource
 from pkengine.engine.rest.elements import CLUSTER, JOB
 from pkengine.engine.rest.events import EventResource
 from pkengine.engine.rest.follow import Follower
+from pkengine.engine.rest.host_actions import HostActions
 from pkengine.engine.rest.host_collections import HostCollections
 from pkengine.engine.rest.host_elements import HOST
 from pkengine.engine.rest.hosts import HostResource
 from pkengine.engine.rest.jobs import JobResource
 from pkengine.engine.rest.pki import PublicKeys
+from pkengine.engine.rest.registration import HostRegistration
 from pkengine.engine.rest.root import RootResource
 from pkengine.engine.rest.server import HttpServer
 from pkengine.engine.rest.sso import SignOn
@@ -104,6 +106,7 @@ def site(engine: ServedEngine) -> IResource:
         RootResource(engine.hosts, engine.user_administration, instance_id, engine.clock).routes(),
         clusters.routes(),
         HostResource(engine.hosts, engine.clusters, engine.jobs).routes(),
+        HostActions(engine.hosts, engine.clusters, engine.jobs).routes(),
         collections.routes(),
         EventResource(engine.events).routes(),
         jobs.routes(),
@@ -118,6 +121,7 @@ def site(engine: ServedEngine) -> IResource:
     services = Klein()
     sign_on.add_logout(services)
     public_keys.add_to(services)
+    HostRegistration(engine.hosts, public_keys).add_to(services)
     services.handle_errors(Exception)(refuse)
 
     root = Folder()

@@ -26,6 +26,9 @@ MOST = 100_000
 #: The same for jobs, which have their steps with them and are read at once.
 MOST_JOBS = 1000
 
+#: Who wants to wait for the end of a job waits so long at most.
+LONGEST_WAIT_S = 1800.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:

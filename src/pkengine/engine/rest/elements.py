@@ -7,6 +7,7 @@ them, so they are accepted, and nothing is made of them.
 from __future__ import annotations
 
 import datetime
+import enum
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -276,13 +277,29 @@ EVENT = Element(
 # Actions.
 
 
+class FenceType(enum.Enum):
+    """What to do about a host that is in trouble (oVirt's FenceType, and one more)."""
+
+    MANUAL = "manual"
+    RESTART = "restart"
+    START = "start"
+    STOP = "stop"
+    STATUS = "status"
+    RESTART_AGENT = "restart_agent"
+
+
 @dataclass(frozen=True, slots=True)
 class ActionResult:
-    """What an action answers."""
+    """What an action answers.
+
+    Attributes:
+        power_status: ``on`` or ``unknown``, where fencing asked for it.
+    """
 
     status: str = "complete"
     job: Job | None = None
     fault: Any = None
+    power_status: str | None = None
 
 
 ACTION = Element(
@@ -296,23 +313,38 @@ ACTION = Element(
         Field("async", BOOLEAN, is_read=True),
         Field("force", BOOLEAN, is_read=True),
         Field("timeout", Integer(0, 10**6), is_read=True),
+        Field("cluster", CLUSTER_REFERENCE, is_read=True),
+        Field(
+            "host",
+            Element(
+                "host",
+                fields=(
+                    Field("ssh", SSH, is_read=True),
+                    Field("root_password", SECRET, is_read=True),
+                ),
+                is_open=True,
+            ),
+            is_read=True,
+        ),
+        Field("fence_type", Enumerated(FenceType), is_read=True),
+        Field(
+            "power_management",
+            only("power_management", Field("status", LINE, attrgetter("power_status"))),
+            lambda result: result if result.power_status else None,
+        ),
         Field("status", LINE, attrgetter("status")),
         Field("job", JOB_REFERENCE, attrgetter("job")),
         Field("fault", FAULT, attrgetter("fault")),
         *ignored(
-            "cluster",
             "comment",
             "correlation_id",
             "deploy_hosted_engine",
             "description",
-            "fence_type",
             "filter",
             "follow",
-            "host",
             "image",
             "maintenance_after_restart",
             "name",
-            "power_management",
             "stop_gluster_service",
             "undeploy_hosted_engine",
         ),

@@ -134,7 +134,17 @@ _SUMMARY = Element(
 
 _ENABLED = Field("enabled", BOOLEAN, always(False))
 
-HOST_ACTIONS = ("activate", "deactivate", "install")
+HOST_ACTIONS = (
+    "activate",
+    "approve",
+    "deactivate",
+    "enrollcertificate",
+    "fence",
+    "install",
+    "refresh",
+    "upgrade",
+    "upgradecheck",
+)
 
 #: Sub-collections that clients follow and that are empty here, for there is nothing of the
 #: kind on any host: the element of one, by the last part of the path.
@@ -193,7 +203,7 @@ HOST = Element(
         Field("ssh", SSH, attrgetter("ssh"), is_read=True),
         Field("trust", TRUST, itself),
         Field("reinstallation_required", BOOLEAN, attrgetter("reinstallation_required")),
-        Field("update_available", BOOLEAN, always(False)),
+        Field("update_available", BOOLEAN, attrgetter("update_available")),
         Field("protocol", LINE, always("stomp")),
         Field("type", LINE, always("rhel")),
         Field("agent_version", LINE, text_of("agent_version")),

@@ -12,29 +12,20 @@ from pkengine.engine.jobs import Jobs
 from pkengine.engine.model import (
     DEFAULT_AGENT_PORT,
     HostChange,
-    Job,
     NewHost,
-    SshLogin,
-    StepStatus,
 )
-from pkengine.engine.rest.call import Answer, Call, Parameter, Route
+from pkengine.engine.rest.call import LONGEST_WAIT_S, Answer, Call, Parameter, Route
 from pkengine.engine.rest.elements import ACTION, SSH_KEY, ActionResult
 from pkengine.engine.rest.host_elements import HOST
+from pkengine.engine.rest.host_references import read_cluster_id, read_login
 from pkengine.engine.rest.schema import (
     BOOLEAN,
-    GUID,
     LINE,
     PORT,
-    Document,
     IncompleteParameters,
     decode,
 )
 from pkengine.engine.users import Role
-from pkengine.errors import Conflict
-from pkengine.keys import SshFingerprint, SshPublicKey
-
-#: Who wants to wait for the end of a job waits so long at most.
-LONGEST_WAIT_S = 1800.0
 
 _ACTIVATE = Parameter("activate", BOOLEAN, "Watch the host when the agent is installed.")
 _REBOOT = Parameter("reboot", BOOLEAN, "Must be false: no deployment needs a reboot.")
@@ -75,19 +66,6 @@ class HostResource:
             role=decides,
             parameters=(Parameter("force", BOOLEAN, "Do not ask the agent to drop the key."),),
         )
-        for name, handler, role in (
-            ("install", self.install, decides),
-            ("activate", self.activate, Role.OPERATOR),
-            ("deactivate", self.deactivate, Role.OPERATOR),
-        ):
-            yield Route(
-                method="POST",
-                path=f"{host}/{name}",
-                handler=handler,
-                role=role,
-                is_action=True,
-                reads=ACTION,
-            )
         yield Route(
             method="GET",
             path="/sshkeys",
@@ -122,8 +100,8 @@ class HostResource:
             port=document.get("port", DEFAULT_AGENT_PORT),
             comment=document.get("comment", ""),
             description=document.get("description", ""),
-            cluster_id=await self._cluster_id(document.get("cluster")),
-            ssh=_login(document),
+            cluster_id=await read_cluster_id(self._clusters, document.get("cluster")),
+            ssh=read_login(document),
             activate=call.boolean("activate", True),
             reboot=call.boolean("reboot", False),
         )
@@ -143,8 +121,8 @@ class HostResource:
             port=document.get("port"),
             comment=document.get("comment"),
             description=document.get("description"),
-            cluster_id=await self._cluster_id(document.get("cluster")),
-            ssh=_login(document),
+            cluster_id=await read_cluster_id(self._clusters, document.get("cluster")),
+            ssh=read_login(document),
         )
         return Answer(element=HOST, one=await self._hosts.update(host_id, change, call.origin))
 
@@ -152,31 +130,6 @@ class HostResource:
         """Forget a host."""
         await self._hosts.remove(host_id, call.origin, force=call.boolean("force", False))
         return Answer(element=ACTION, one=ActionResult())
-
-    async def install(self, call: Call, host_id: uuid.UUID) -> Answer:
-        """Begin to install a host again; it is answered when the engine has logged in to it."""
-        document = call.read(ACTION, is_optional=True)
-        job = await self._hosts.install(
-            host_id,
-            _login(document),
-            call.origin,
-            activate=document.get("activate", call.boolean("activate", False)),
-            reboot=document.get("reboot", call.boolean("reboot", False)),
-        )
-        return await self._done(call, document, job)
-
-    async def activate(self, call: Call, host_id: uuid.UUID) -> Answer:
-        """Watch a host again."""
-        document = call.read(ACTION, is_optional=True)
-        job = await self._hosts.activate(host_id, call.origin)
-        return await self._done(call, document, job)
-
-    async def deactivate(self, call: Call, host_id: uuid.UUID) -> Answer:
-        """Put a host into maintenance."""
-        document = call.read(ACTION, is_optional=True)
-        reason = document.get("reason", "")
-        job = await self._hosts.deactivate(host_id, call.origin, reason)
-        return await self._done(call, document, job)
 
     async def ssh_keys(self, call: Call) -> Answer:
         """Ask an address which SSH host keys it has; none becomes trusted by that."""
@@ -186,55 +139,3 @@ class HostResource:
         port = decode(PORT, call.query.get("port") or "22", "port")
         keys = await self._hosts.ssh_host_keys(address, port)
         return Answer(element=SSH_KEY, many=keys)
-
-    async def _done(self, call: Call, document: Document, job: Job) -> Answer:
-        """Answer an action: when it has begun, as oVirt does, or when it has ended.
-
-        Who says ``async=false`` or expects ``201-created`` waits for the end.
-        """
-        is_async = document.get("async", call.boolean("async", True))
-        if is_async and call.expects != "201-created":
-            return Answer(element=ACTION, one=ActionResult(job=job))
-        job = await self._jobs.ended(job.id, LONGEST_WAIT_S)
-        if job.ended is None:
-            return Answer(element=ACTION, one=ActionResult("in_progress", job), status=202)
-        if job.status is not StepStatus.FINISHED:
-            detail = await self._detail(job)
-            raise Conflict(f"{job.description}: {job.status.value}. {detail}".rstrip())
-        return Answer(element=ACTION, one=ActionResult(job=job))
-
-    async def _detail(self, job: Job) -> str:
-        if job.host_id is None:
-            return ""
-        return (await self._hosts.get(job.host_id)).status_detail
-
-    async def _cluster_id(self, reference: Document | None) -> uuid.UUID | None:
-        if not reference:
-            return None
-        if "id" in reference:
-            cluster_id: uuid.UUID = decode(GUID, reference["id"], "cluster/id")
-            return (await self._clusters.get(cluster_id)).id
-        if reference.get("name"):
-            return (await self._clusters.by_name(reference["name"])).id
-        return None
-
-
-def _login(document: Document) -> SshLogin:
-    """Read ``ssh`` and ``root_password`` of a host or an action.
-
-    Where both passwords are set, that in ``ssh`` holds.
-
-    Raises:
-        InvalidKeyText: fingerprint or public key are not in their text form.
-    """
-    ssh: Document = document.get("ssh") or {}
-    user: Document = ssh.get("user") or {}
-    fingerprint, public_key = ssh.get("fingerprint"), ssh.get("public_key")
-    return SshLogin(
-        port=ssh.get("port"),
-        user=user.get("user_name") or None,
-        authentication_method=ssh.get("authentication_method"),
-        password=user.get("password") or document.get("root_password") or None,
-        fingerprint=SshFingerprint.parse(fingerprint) if fingerprint else None,
-        public_key=SshPublicKey.parse(public_key) if public_key else None,
-    )

@@ -46,6 +46,21 @@ class PublicKeys:
         """Add the route."""
         services.route("/pki-resource", methods=["GET"])(self._get)
 
+    @property
+    def https_certificate(self) -> bytes:
+        """What clients of the API see, in PEM."""
+        return self._certificates["ca-certificate"]
+
+    def ssh_key_line(self, alias: str = DEFAULT_ALIAS) -> bytes:
+        """Give a line for ``authorized_keys``, which the alias cannot break.
+
+        Raises:
+            BadRequest: the alias could.
+        """
+        if not alias.isprintable() or len(alias) > 100:
+            raise BadRequest("The alias has to be at most 100 printable characters.")
+        return f"{self._ssh_key} {alias}".rstrip().encode() + b"\n"
+
     def _get(self, request: Request) -> None:
         try:
             content_type, body = self._find(query(request))
@@ -66,14 +81,8 @@ class PublicKeys:
         if content_type is not None:
             return content_type, certificate
         if kind == "OPENSSH-PUBKEY" and resource == "engine-certificate":
-            return "text/plain", self._ssh_key_line(wanted.get("alias", DEFAULT_ALIAS))
+            return "text/plain", self.ssh_key_line(wanted.get("alias", DEFAULT_ALIAS))
         raise BadRequest(
             f"Unknown format {kind[:60]!r} for {resource}: expected X509-PEM, X509-PEM-CA, or "
             "OPENSSH-PUBKEY for engine-certificate."
         )
-
-    def _ssh_key_line(self, alias: str) -> bytes:
-        """Give a line for ``authorized_keys``, which the alias cannot break."""
-        if not alias.isprintable() or len(alias) > 100:
-            raise BadRequest("The alias has to be at most 100 printable characters.")
-        return f"{self._ssh_key} {alias}".rstrip().encode() + b"\n"

@@ -234,6 +234,7 @@ class Element:
         fields: in the order in which they are written.
         id: gives the ``id`` attribute from the source.
         href: gives the path behind the API's base, such as ``/hosts/ID``.
+        is_open: unknown children in a request are ignored, for it is a part of a whole entity.
         is_reference: an ``id`` in a request is taken, because it says which one is meant.
         actions: the last parts of the paths of its actions.
         collections: the last parts of the paths of its sub-collections.
@@ -245,6 +246,7 @@ class Element:
     id: Getter | None = None
     href: Getter | None = None
     is_reference: bool = False
+    is_open: bool = False
     actions: tuple[str, ...] = ()
     collections: tuple[str, ...] = ()
     by_name: dict[str, Field] = field(init=False, repr=False)
@@ -264,6 +266,8 @@ class Element:
         try:
             return self.by_name[name]
         except KeyError:
+            if self.is_open:
+                return Field(name)
             raise BadRequest(f"Unknown element '{name[:100]}' in '{path}'.") from None
 
 

@@ -123,6 +123,12 @@ def count_hosts(connection: Connection) -> tuple[int, int]:
     return int(active), int(total)
 
 
+def count_pending(connection: Connection) -> int:
+    """Tell how many hosts wait for approval."""
+    is_pending = hosts.c.status == HostStatus.PENDING_APPROVAL.value
+    return connection.execute(select(func.count(hosts.c.id)).where(is_pending)).scalar_one()
+
+
 def host_by_id(
     connection: Connection, host_id: uuid.UUID, *, for_update: bool = False
 ) -> Host | None:
@@ -181,6 +187,7 @@ def _values(host: Host) -> Mapping[str, object]:
         "hardware": msgspec.to_builtins(host.hardware),
         "agent_version": host.agent_version,
         "reinstallation_required": host.reinstallation_required,
+        "update_available": host.update_available,
     }
 
 
@@ -209,6 +216,7 @@ def _host(row: Row[Any], pins: Iterable[Pin]) -> Host:
         hardware=_reported(row.hardware, HardwareInfo),
         agent_version=row.agent_version,
         reinstallation_required=row.reinstallation_required,
+        update_available=row.update_available,
     )
 
 

@@ -24,6 +24,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     Uuid,
+    false,
 )
 
 
@@ -95,6 +96,7 @@ hosts = Table(
     Column("hardware", JSON(none_as_null=True)),
     Column("agent_version", String(100), nullable=False),
     Column("reinstallation_required", Boolean, nullable=False),
+    Column("update_available", Boolean, nullable=False, server_default=false()),
     Column("created", UtcDateTime, nullable=False),
 )
 

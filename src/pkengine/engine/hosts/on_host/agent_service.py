@@ -68,6 +68,17 @@ def start(
     return {"changed": True}
 
 
+def restart(
+    *, prefix: str, state: str, bundle: str, port: int, unit: dict[str, str] | None
+) -> dict[str, Any]:
+    """Start the version that is in use anew, whether it runs or not."""
+    service = _Systemd(unit) if unit is not None else _Twistd(prefix, state, port)
+    with locked(prefix):
+        service.write()
+        _restart(service, prefix, state, bundle, port)
+    return {}
+
+
 def undeploy(
     *, prefix: str, state: str, command: str | None, unit: dict[str, str] | None
 ) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from pkengine.engine.hosts.on_host.agent_service import init, start, undeploy
+from pkengine.engine.hosts.on_host.agent_service import init, restart, start, undeploy
 from pkengine.engine.hosts.on_host.authorized_keys import authorize, deauthorize
 from pkengine.engine.hosts.on_host.step import StepFailed
 from pkengine.engine.hosts.on_host.versions import check, install, upload
@@ -28,6 +28,7 @@ _STEPS: dict[str, Callable[..., dict[str, Any]]] = {
     "authorize": authorize,
     "deauthorize": deauthorize,
     "start": start,
+    "restart": restart,
     "undeploy": undeploy,
 }
 
