@@ -24,7 +24,7 @@ from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.hosts.turns import Turns
 from pkengine.engine.hosts.upgrade import Upgrades
-from pkengine.engine.hosts.upkeep import Upkeep
+from pkengine.engine.hosts.upkeep import Upkeep, log_in_to_known
 from pkengine.engine.jobs import Jobs, RunningJob
 from pkengine.engine.model import (
     Event,
@@ -97,6 +97,7 @@ class Hosts:
             jobs=jobs,
             events=events,
             turns=self._turns,
+            log_in=self._log_in_to_known,
             own_pin=own_pin,
         )
         self.upgrades = Upgrades(
@@ -106,6 +107,7 @@ class Hosts:
             jobs=jobs,
             tasks=self._tasks,
             turns=self._turns,
+            log_in=self._log_in_to_known,
         )
 
     # Start and stop.
@@ -353,6 +355,11 @@ class Hosts:
             password=login.password,
             use_key=request.uses_key(login),
         )
+
+    async def _log_in_to_known(
+        self, host: Host, login: SshLogin, operation: str, origin: Origin
+    ) -> LoggedIn:
+        return await log_in_to_known(self._access, host, login)
 
     async def _begin(
         self,

@@ -17,9 +17,9 @@ from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.hosts.turns import Turns
 from pkengine.engine.hosts.upkeep import (
+    LogIn,
     as_conflict,
     learnt,
-    log_in_to_known,
     report_of,
     require_trust,
 )
@@ -41,6 +41,7 @@ class Upgrades:
         monitor: is told to look again.
         tasks: where work goes on behind a request.
         turns: keeps requests apart.
+        log_in: logs in to a host that is known.
     """
 
     _log = Logger()
@@ -54,6 +55,7 @@ class Upgrades:
         jobs: Jobs,
         tasks: Tasks,
         turns: Turns,
+        log_in: LogIn,
     ) -> None:
         self._registry = registry
         self._tell = registry.announcements
@@ -62,6 +64,7 @@ class Upgrades:
         self._jobs = jobs
         self._tasks = tasks
         self._turns = turns
+        self._log_in = log_in
 
     async def check_for_update(self, host_id: uuid.UUID, origin: Origin) -> Job:
         """Compare a host's agent with the one that the engine would install.
@@ -136,7 +139,7 @@ class Upgrades:
         host = await self._registry.get(host_id)
         with self._turns.taking("upgrade", host.name, host_id):
             require_trust(host, "upgrade")
-            connection = await log_in_to_known(self._access, host, login)
+            connection = await self._log_in(host, login, "upgrade", origin)
             job = self._jobs.prepare(f"Upgrading Host {host.name}", host_id=host_id, origin=origin)
             started = self._tell.kept(
                 EventCode.HOST_UPGRADE_STARTED,

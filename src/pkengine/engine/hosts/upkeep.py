@@ -30,6 +30,9 @@ from pkengine.ssh import SshTarget
 _UNREACHABLE = (PkengineError, ConnectError, ConnectionClosed, TimeoutError, OSError)
 _CALL_TIMEOUT_S = 30.0
 
+#: Logs in to a host for an operation that is named, by the host key that is stored.
+LogIn = Callable[[Host, SshLogin, str, Origin], Awaitable[LoggedIn]]
+
 
 class Upkeep:
     """Does it, one thing at a time for each host.
@@ -39,6 +42,7 @@ class Upkeep:
         access: the network.
         monitor: is told to look again.
         turns: keeps requests apart.
+        log_in: logs in to a host that is known.
         own_pin: what agents know this engine by.
     """
 
@@ -51,6 +55,7 @@ class Upkeep:
         jobs: Jobs,
         events: Events,
         turns: Turns,
+        log_in: LogIn,
         own_pin: Pin,
     ) -> None:
         self._registry = registry
@@ -60,6 +65,7 @@ class Upkeep:
         self._jobs = jobs
         self._events = events
         self._turns = turns
+        self._log_in = log_in
         self._own_pin = own_pin
 
     async def refresh(self, host_id: uuid.UUID, origin: Origin) -> Job:
@@ -175,7 +181,7 @@ class Upkeep:
         act: Callable[[LoggedIn, Host], Awaitable[None]],
     ) -> Job:
         async with self._waiting(verb, doing, host_id, origin) as (host, job):
-            connection = await log_in_to_known(self._access, host, login)
+            connection = await self._log_in(host, login, verb, origin)
             try:
                 await act(connection, host)
             finally:
