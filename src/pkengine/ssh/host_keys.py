@@ -151,7 +151,13 @@ class HostKeyPolicy:
 
 
 class IHostKeyVerifier(Protocol):
-    """What a transport asks during its key exchange."""
+    """What a transport asks during its key exchange.
+
+    Attributes:
+        is_key_enough: nothing is wanted but a key of which the host proved that it holds it.
+    """
+
+    is_key_enough: bool
 
     @property
     def key_types(self) -> Sequence[str]:
@@ -185,6 +191,8 @@ class HostKeyVerifier:
         key_types: what to ask for on the next connection.
         judgement: the key that was accepted last, or None.
     """
+
+    is_key_enough = False
 
     def __init__(
         self,
@@ -319,6 +327,8 @@ class HostKeyCollector:
         shown: the keys that the host showed, in the order of the connections.
         types: the types that the host offers; empty before the first answer.
     """
+
+    is_key_enough = True
 
     def __init__(self, key_types: Sequence[str] = KEY_TYPES) -> None:
         self.key_types = key_types

@@ -5,13 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
-from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+)
 from twisted.internet.interfaces import (
     IReactorPluggableNameResolver,
+    IReactorTCP,
     IReactorTime,
     IStreamClientEndpoint,
 )
+from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from pkengine.errors import HostKeyMismatch, HostUnreachable, SshError
@@ -28,7 +35,7 @@ DEFAULT_PORT = 22
 DEFAULT_USER = "root"
 
 
-class IReactor(IReactorTime, IReactorPluggableNameResolver):
+class IReactor(IReactorTime, IReactorTCP, IReactorPluggableNameResolver):
     """What is needed of a reactor: time, TCP, and the resolution of names."""
 
 
@@ -124,16 +131,10 @@ async def open_transport(
 ) -> SshTransport:
     """Open one connection and exchange keys on it; as `reach`."""
     timeout_s = deadline.timeout_s
-    endpoint: IStreamClientEndpoint
-    if carrier is not None:
-        endpoint = ForwardedEndpoint(carrier, target.address, target.port)
-    else:
-        # The endpoint's own limit, in whole seconds, must not come before the deadline.
-        limit_s = int(timeout_s) + 2
-        endpoint = HostnameEndpoint(reactor, target.address, target.port, timeout=limit_s)
+    endpoint = _endpoint(reactor, target, timeout_s, carrier)
     transport = SshTransport(str(target), verifier, reactor)
     try:
-        await deadline.limit(_cancellable(connectProtocol(endpoint, transport)))
+        await deadline.limit(_cancellable(endpoint.connect(_OneConnection(transport))))
     except (CancelledError, GeneratorExit):
         raise
     except TimeoutError:
@@ -160,6 +161,33 @@ async def open_transport(
         transport.end(HostUnreachable(f"The connection to {target} was given up."))
         raise
     return transport
+
+
+class _OneConnection(Factory):
+    """Gives the protocol of one connection, and does not tell the log of it."""
+
+    noisy = False
+
+    def __init__(self, transport: SshTransport) -> None:
+        self._transport = transport
+
+    def buildProtocol(self, addr: object) -> SshTransport:
+        return self._transport
+
+
+def _endpoint(
+    reactor: IReactor, target: SshTarget, timeout_s: float, carrier: ConnectionService | None
+) -> IStreamClientEndpoint:
+    if carrier is not None:
+        return ForwardedEndpoint(carrier, target.address, target.port)
+    # The endpoint's own limit, in whole seconds, must not come before the deadline.
+    where = (reactor, target.address, target.port, int(timeout_s) + 2)
+    # An address needs no resolver, which would take as long as the key exchange.
+    if isIPAddress(target.address):
+        return TCP4ClientEndpoint(*where)
+    if isIPv6Address(target.address):
+        return TCP6ClientEndpoint(*where)
+    return HostnameEndpoint(*where)
 
 
 def _cancellable(connecting: Deferred[T]) -> Deferred[T]:

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import socket
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, cast
 
 from twisted.conch.ssh.transport import (
@@ -115,6 +116,19 @@ def _names(names: Iterable[str]) -> list[bytes]:
     return [name.encode("ascii") for name in names]
 
 
+#: What this side offers, save for the host key algorithms, which depend on the host.
+_OFFER = Offer(
+    exchanges=(*METHODS, STRICT_CLIENT),
+    host_keys=(),
+    ciphers_out=tuple(CIPHERS),
+    ciphers_in=tuple(CIPHERS),
+    macs_out=tuple(MACS),
+    macs_in=tuple(MACS),
+    compressions_out=("none",),
+    compressions_in=("none",),
+)
+
+
 @implementer(IPushProducer)
 class SshTransport(SSHClientTransport):
     """One connection to an SSH server.
@@ -127,17 +141,18 @@ class SshTransport(SSHClientTransport):
     Attributes:
         secured: fires with None once the host has proved that it holds a key which the
             verifier accepted, and encryption is on; fails with the reason otherwise.  Until
-            then nothing that is secret has been sent.
+            then nothing that is secret has been sent.  Where the verifier wants the key only,
+            it fires before encryption is on, and the connection is of no further use.
         stage: what the connection waits for, in words.
         ended_by: why the connection ended or is ending; None while it is alive.
     """
 
     _log = QUIET_LOG
     ourVersionString = OUR_VERSION
-    supportedKeyExchanges = _names((*METHODS, STRICT_CLIENT))
-    supportedCiphers = _names(CIPHERS)
-    supportedMACs = _names(MACS)
-    supportedCompressions = _names(("none",))
+    supportedKeyExchanges = _names(_OFFER.exchanges)
+    supportedCiphers = _names(_OFFER.ciphers_out)
+    supportedMACs = _names(_OFFER.macs_out)
+    supportedCompressions = _names(_OFFER.compressions_out)
 
     def __init__(self, where: str, verifier: IHostKeyVerifier, clock: IReactorTime) -> None:
         self.where = where
@@ -175,11 +190,13 @@ class SshTransport(SSHClientTransport):
         host has one of these.  But OpenSSH's server looks there for the hashes that this side
         knows, before it proves an RSA key beside the one of the connection.
         """
-        self.supportedPublicKeys = _names(
+        algorithms = tuple(
             algorithm
             for key_type in dict.fromkeys((*key_types, *KEY_TYPES))
             for algorithm in HOST_KEY_ALGORITHMS[key_type]
         )
+        self._offer = replace(_OFFER, host_keys=algorithms)
+        self.supportedPublicKeys = _names(algorithms)
 
     # The connection's beginning and end.
 
@@ -393,7 +410,7 @@ class SshTransport(SSHClientTransport):
 
     def _negotiate(self, theirs: Offer) -> Agreement:
         try:
-            return negotiate(Offer.parse(self.ourKexInitPayload[1:]), theirs)
+            return negotiate(self._offer, theirs)
         except NoCommonAlgorithm as missing:
             error = SshConnectionLost if self._is_secure else HostUnreachable
             raise error(
@@ -427,6 +444,10 @@ class SshTransport(SSHClientTransport):
         if not is_genuine(signer, signature, exchange_hash, algorithm=algorithm):
             raise MalformedMessage(f"the host's signature is not genuine, or not {algorithm}")
         self._exchange = None
+        if self._verifier.is_key_enough:
+            self._is_secure = True
+            self.secured.callback(None)
+            return
         self._keySetup(secret, exchange_hash)
 
     def _judge(self, blob: bytes) -> SshPublicKey:
