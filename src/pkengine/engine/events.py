@@ -60,6 +60,7 @@ class EventCode(enum.IntEnum):
     HOST_UPDATE_CHECK_STARTED = 884
     HOST_UPDATE_CHECKED = 885
     # These are not oVirt's.
+    AGENT_DIALLED_IN_ANEW = 13101
     USER_ADDED = 20001
     USER_CHANGED = 20002
     USER_REMOVED = 20003

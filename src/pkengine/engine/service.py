@@ -23,10 +23,13 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 import pkengine
+from pkengine.auth.pin import PinAuthenticator
 from pkengine.auth.trust import MemoryTrustStore
 from pkengine.engine.accounts import Accounts
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.events import EventCode, Events
+from pkengine.engine.hosts.arrivals import Arrivals
+from pkengine.engine.hosts.entrance import Entrance
 from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.network import NetworkAccess
 from pkengine.engine.hosts.registry import HostRegistry
@@ -173,13 +176,24 @@ class Engine(Service):
         self.user_administration = UserAdministration(store, self.accounts, self.events, reactor)
         trust = MemoryTrustStore()
         registry = HostRegistry(store, self.events, trust, reactor)
+        arrivals = Arrivals()
         access = NetworkAccess(
             reactor,
             key_pair=self.key_pair,
             name=self.name_at_agents,
             ssh_identity=self.ssh_identity,
             trust=trust,
+            arrivals=arrivals,
             bundles=self.state.bundles,
+        )
+        monitor = Monitor(registry, access.connect, reactor, patience=self._patience)
+        self._entrance = Entrance(
+            reactor,
+            [PinAuthenticator(self.key_pair, trust)],
+            arrivals,
+            arrived=monitor.retry,
+            registry=registry,
+            events=self.events,
         )
         self.hosts = Hosts(
             registry=registry,
@@ -187,7 +201,7 @@ class Engine(Service):
             events=self.events,
             jobs=self.jobs,
             access=access,
-            monitor=Monitor(registry, access.connect, reactor, patience=self._patience),
+            monitor=monitor,
             own_pin=self.key_pair.pin,
             clock=reactor,
         )
@@ -218,6 +232,10 @@ class Engine(Service):
         await self.hosts.start()
         root = Folder()
         root.putChild(b"ovirt-engine", site(self))
+        root.putChild(b"pkengine", own := Folder())
+        own.putChild(b"agent", agents := Folder())
+        self._entrance.put_into(agents)
+        await self._entrance.open()
         self._server.resource = root
         write_atomically(self.state.https_url, f"{self.url}\n".encode(), mode=0o644)
         self._log.info(
@@ -249,6 +267,7 @@ class Engine(Service):
             self._port = None
         try:
             await self.hosts.stop()
+            await self._entrance.close()
             await self.events.add(EventCode.ENGINE_STOPPED, Severity.NORMAL, "Stopping pkengine.")
         finally:
             await self.store.close()

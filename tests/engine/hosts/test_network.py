@@ -28,6 +28,7 @@ from pkengine.channel.verbs import (
 )
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.events import Events
+from pkengine.engine.hosts.arrivals import Arrivals
 from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.network import NetworkAccess
 from pkengine.engine.hosts.registry import HostRegistry
@@ -74,23 +75,34 @@ class Agent:
         self.trust.remove(Pin.parse(params.pin))
 
 
-class NetworkTests(TestCase):
+class HostsTestCase(TestCase):
+    """Has the engine's hosts, on the real network, and one agent that listens."""
+
     async def setUp(self) -> None:
         state = Path(self.mktemp())
         state.mkdir(mode=0o700)
         self.agent = Agent()
         self.listener = await self.agent.listen()
+        self.port = self.listener.getHost().port
         self.store = await Store.open(reactor, f"sqlite:///{state / 'engine.db'}")
         self.events = Events(self.store, reactor)
         self.trust = MemoryTrustStore()
         self.registry = HostRegistry(self.store, self.events, self.trust, reactor)
+        self.arrivals = Arrivals()
         self.access = NetworkAccess(
             reactor,
             key_pair=ENGINE_KEY,
             name="engine",
             ssh_identity=SshIdentity.load_or_create(state / "ssh"),
             trust=self.trust,
+            arrivals=self.arrivals,
             bundles=state / "bundles",
+        )
+        self.monitor = Monitor(
+            self.registry,
+            self.access.connect,
+            reactor,
+            patience=Patience(first_pause_s=0.05, longest_pause_s=0.1, grace_s=0.2),
         )
         self.hosts = Hosts(
             registry=self.registry,
@@ -98,12 +110,7 @@ class NetworkTests(TestCase):
             events=self.events,
             jobs=Jobs(self.store, reactor),
             access=self.access,
-            monitor=Monitor(
-                self.registry,
-                self.access.connect,
-                reactor,
-                patience=Patience(first_pause_s=0.05, longest_pause_s=0.1, grace_s=0.2),
-            ),
+            monitor=self.monitor,
             own_pin=ENGINE_KEY.pin,
             clock=reactor,
         )
@@ -135,7 +142,7 @@ class NetworkTests(TestCase):
             address="127.0.0.1",
             cluster_id=(await Clusters(self.store).default()).id,
             status=status,
-            port=self.listener.getHost().port,
+            port=self.port,
             **{"pins": (AGENT_KEY.pin,), **changes},
         )
         return await self.registry.insert(host, lambda host: [], also=lambda connection: None)
@@ -145,6 +152,8 @@ class NetworkTests(TestCase):
         await self.know(HostStatus.INITIALIZING)
         return await up
 
+
+class NetworkTests(HostsTestCase):
     async def test_a_host_is_up_by_mutual_tls_1_3_and_its_key(self) -> None:
         host = await self.up()
         self.assertEqual(host.capabilities, CAPABILITIES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.threads import deferToThread
@@ -16,6 +16,7 @@ from pkengine.auth.trust import MemoryTrustStore
 from pkengine.channel import connect_channel
 from pkengine.engine.hosts.access import Report, Verify, VerifyVersion
 from pkengine.engine.hosts.agent_report import AgentChannel
+from pkengine.engine.hosts.arrivals import Arrivals
 from pkengine.engine.hosts.bundle import build_bundle
 from pkengine.engine.hosts.deployment import DeployedAgent, DeploymentPlan, deploy
 from pkengine.engine.hosts.deployment_upgrade import reboot, restart, upgrade
@@ -45,6 +46,7 @@ class NetworkAccess:
         name: what agents call this engine; unlike that of any other engine.
         ssh_identity: logs in where no password is given.
         trust: the keys of the hosts.
+        arrivals: the agents that have dialled in.
         bundles: the folder for the archives that carry the agent.
     """
 
@@ -56,6 +58,7 @@ class NetworkAccess:
         name: str,
         ssh_identity: SshIdentity,
         trust: ITrustStore,
+        arrivals: Arrivals,
         bundles: Path,
     ) -> None:
         self._reactor = reactor
@@ -63,6 +66,7 @@ class NetworkAccess:
         self._name = name
         self._ssh_identity = ssh_identity
         self._trusted = PinAuthenticator(key_pair, trust)
+        self._arrivals = arrivals
         self._bundles = bundles
 
     async def log_in(
@@ -115,8 +119,28 @@ class NetworkAccess:
         await reboot(connection)
 
     async def connect(self, host: Host) -> AgentChannel:
-        """See `HostAccess`."""
-        return await self._connect(host, self._trusted)
+        """See `HostAccess`; an agent that has dialled in, or does so meanwhile, is not dialled."""
+        arrived = self._arrivals.lease(host.id)
+        if arrived is not None:
+            return arrived
+        dialling = Deferred.fromCoroutine(self._connect(host, self._trusted))
+        has_arrived = False
+
+        def stop_dialling() -> None:
+            nonlocal has_arrived
+            has_arrived = True
+            dialling.cancel()
+
+        end_watch = self._arrivals.watch(host.id, stop_dialling)
+        try:
+            return await dialling
+        except CancelledError:
+            arrived = self._arrivals.lease(host.id) if has_arrived else None
+            if arrived is None:
+                raise
+            return arrived
+        finally:
+            end_watch()
 
     async def connect_to_new(self, host: Host, pin: Pin) -> AgentChannel:
         """See `HostAccess`."""

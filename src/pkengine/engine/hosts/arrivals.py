@@ -1,0 +1,129 @@
+"""The channels of agents that have dialled in, kept for whoever needs one to their host.
+
+An agent that dials in comes when it likes and stays.  The engine's parts open and close
+connections as they need them, so what they get here is a *lease*: it is closed like a
+channel, and the channel stays.  An agent that comes anew while its former connection seems
+to live has proved its key again, so the newer connection is the one that counts.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail
+
+from pkengine.auth.peer import Authenticated
+from pkengine.channel import Channel
+from pkengine.channel.connection import CALL_TIMEOUT_S
+from pkengine.errors import ChannelClosed
+
+
+class Arrivals:
+    """At most one channel for each host, the newest."""
+
+    def __init__(self) -> None:
+        self._arrivals: dict[uuid.UUID, _Arrival] = {}
+        self._watchers: dict[uuid.UUID, dict[Callable[[], object], None]] = {}
+
+    def add(self, host_id: uuid.UUID, channel: Channel) -> Channel | None:
+        """Keep the channel of an agent until it ends.
+
+        Returns:
+            The older channel of the same host, which ends now, or None.
+        """
+        arrival, former = _Arrival(channel), self._arrivals.get(host_id)
+        self._arrivals[host_id] = arrival
+
+        def ended(reason: ChannelClosed) -> ChannelClosed:
+            if self._arrivals.get(host_id) is arrival:
+                del self._arrivals[host_id]
+            arrival.ended(reason)
+            return reason
+
+        channel.closed.addCallback(ended)
+        if former is not None:
+            # Not in order: the agent is gone from the other end, or will be told to be.
+            former.channel.abort()
+        for arrived in tuple(self._watchers.get(host_id, ())):
+            arrived()
+        return former.channel if former is not None else None
+
+    def lease(self, host_id: uuid.UUID) -> Lease | None:
+        """Give the use of a host's channel, or None where its agent has not dialled in."""
+        arrival = self._arrivals.get(host_id)
+        return arrival.lease() if arrival is not None else None
+
+    def watch(self, host_id: uuid.UUID, arrived: Callable[[], object]) -> Callable[[], None]:
+        """Ask to be called when the agent of a host dials in; gives what ends it."""
+        self._watchers.setdefault(host_id, {})[arrived] = None
+
+        def end() -> None:
+            watchers = self._watchers.get(host_id, {})
+            watchers.pop(arrived, None)
+            if not watchers:
+                self._watchers.pop(host_id, None)
+
+        return end
+
+
+class _Arrival:
+    """A channel, and the leases of it."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self._leases: set[Lease] = set()
+
+    def lease(self) -> Lease:
+        lease = Lease(self.channel, self._leases.discard)
+        self._leases.add(lease)
+        return lease
+
+    def ended(self, reason: ChannelClosed) -> None:
+        for lease in tuple(self._leases):
+            lease.end(reason)
+
+
+class Lease:
+    """The use of a channel that others use as well; an `AgentChannel`.
+
+    Attributes:
+        authenticated: who the agent is and how that was proved.
+        closed: fires with the reason when the channel has ended, or the lease was closed.
+    """
+
+    def __init__(self, channel: Channel, given_back: Callable[[Lease], None]) -> None:
+        self.authenticated: Authenticated = channel.authenticated
+        self.closed: Deferred[Any] = Deferred()
+        self._channel = channel
+        self._given_back = given_back
+        self._end: ChannelClosed | None = None
+
+    def call(
+        self,
+        method: str,
+        params: Any = None,
+        *,
+        result_type: Any = Any,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> Deferred[Any]:
+        """Call a verb; see `Channel.call`."""
+        if self._end is not None:
+            return fail(self._end)
+        return self._channel.call(method, params, result_type=result_type, timeout_s=timeout_s)
+
+    def close(self) -> None:
+        """Use the channel no longer; it stays."""
+        self.end(ChannelClosed(f"The channel to {self._channel.peer_name} was given back."))
+
+    def abort(self) -> None:
+        """End the channel now, for everybody: its agent does not do what it should."""
+        self._channel.abort()
+
+    def end(self, reason: ChannelClosed) -> None:
+        """Tell the user of this lease that it is over, once."""
+        if self._end is None:
+            self._end = reason
+            self._given_back(self)
+            self.closed.callback(reason)
