@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from twisted.internet import reactor
@@ -52,6 +52,33 @@ listen proxy
     bind 127.0.0.1:{port} ssl crt {folder}/proxy.pem
     server backend 127.0.0.1:{backend}
 """
+
+
+#: What Debian's own /etc/nginx/nginx.conf does, as far as it matters.
+NGINX_MAIN = """
+daemon off;
+master_process off;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{ }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxied;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    include {site};
+}}
+"""
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
+
+_LISTENS: Mapping[str, Callable[[int], Mapping[str, str]]] = {
+    "nginx.conf": lambda port: {"listen 443 ssl": f"listen 127.0.0.1:{port} ssl"},
+    "haproxy.cfg": lambda port: {"bind :443": f"bind 127.0.0.1:{port}"},
+    "haproxy-tcp.cfg": lambda port: {"bind :443": f"bind 127.0.0.1:{port}"},
+}
 
 
 class _Program(ProcessProtocol):
@@ -129,6 +156,34 @@ async def start_haproxy(test: TestCase, folder: Path, backend: int) -> int:
     configuration = folder / "haproxy.cfg"
     configuration.write_text(HAPROXY.format(folder=folder, port=port, backend=backend))
     await _start(test, ["haproxy", "-db", "-f", str(configuration)], port)
+    return port
+
+
+async def start_documented(
+    test: TestCase, example: str, folder: Path, changes: Mapping[str, str]
+) -> int:
+    """Start a proxy with a configuration file of the documentation; give its port.
+
+    Args:
+        test: its end is the proxy's.
+        example: the name of the file.
+        folder: for what the proxy writes.
+        changes: what stands for something else on this machine, such as a path.
+    """
+    port = _free_port()
+    text = (EXAMPLES / example).read_text()
+    for documented, here in {**changes, **_LISTENS[example](port)}.items():
+        assert documented in text, f"{example} does not have {documented!r}"
+        text = text.replace(documented, here)
+    configuration = folder / example
+    configuration.write_text(text)
+    if example == "nginx.conf":
+        site, configuration = configuration, folder / "main.conf"
+        configuration.write_text(NGINX_MAIN.format(folder=folder, site=site))
+        command = ["nginx", "-p", str(folder), "-c", str(configuration)]
+    else:
+        command = ["haproxy", "-db", "-f", str(configuration)]
+    await _start(test, command, port)
     return port
 
 
