@@ -200,9 +200,37 @@ class ChangedKeyTests(EngineTestCase):
                 await self.install(host, SshLogin(password=real.password["root"]))
         for host, before in zip((one, two), logs, strict=True):
             self.assertNotIn("root", (await host.ssh_log()).removeprefix(before))
+
+        changes = await self.engine.hosts.key_changes.list()
+        self.assertEqual([host.id for host in added], [change.host_id for change in changes])
+        for change, here in zip(changes, (two, one), strict=True):
+            self.assertIn(await here.host_key(), change.new_keys)
+            self.assertIn(await here.host_key("ecdsa"), change.new_keys)
+            await self.engine.hosts.key_changes.reject(change.host_id, ADMIN)
+        await self.assert_event(EventCode.KEY_CHANGE_REJECTED, "Host two", "admin@internal")
+        for host in added:
+            stored = await self.engine.hosts.get(host.id)
+            self.assertEqual(host.ssh.public_key, stored.ssh.public_key)
         await self.farm.swap(one, two)
         for host in added:
             await self.until(host.id, HostStatus.UP)
+
+    async def test_a_rebuilt_host_is_installed_again_once_its_new_key_is_approved(self) -> None:
+        host = await self.host("one")
+        added = await self.maintain(await self.add_up(host))
+        await host.rotate_host_keys()
+        with self.assertRaises(HostKeyMismatch):
+            await self.install(added)
+        shown = await host.fingerprint("ecdsa")
+        approved = await self.engine.hosts.key_changes.approve(added.id, shown, ADMIN)
+        self.assertEqual(HostKeySource.APPROVED, approved.ssh.key_source)
+        again, job = await self.install(approved)
+        self.assertEqual(StepStatus.FINISHED, job.status, again.status_detail)
+        up = await self.until(added.id, HostStatus.UP)
+        self.assertEqual(await host.host_key("ecdsa"), up.ssh.public_key)
+        self.assertEqual(HostKeySource.APPROVED, up.ssh.key_source)
+        await self.assert_event(EventCode.KEY_CHANGE_FOUND, "Host one", str(shown))
+        await self.assert_event(EventCode.KEY_CHANGE_APPROVED, "Host one", str(shown))
 
     async def test_a_host_with_new_host_keys_is_refused_until_its_key_is_given(self) -> None:
         host = await self.host("one")

@@ -46,6 +46,7 @@ class HostKeySource(enum.Enum):
     GIVEN_KEY = "given_key"
     STORED = "stored"
     FIRST_USE = "first_use"
+    APPROVED = "approved"
 
 
 class SshAuthenticationMethod(enum.Enum):
@@ -183,6 +184,33 @@ class Origin:
     user: str = ""
     address: str = ""
     correlation_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyChange:
+    """A host shows other SSH keys than the stored one, and an administrator is to decide.
+
+    Attributes:
+        seen_at: where they were found, such as ``192.0.2.10 port 22``.
+        old_fingerprint: what the host's key was to have.
+        old_key: the stored key, or None where only a fingerprint was known.
+        new_keys: what was found, at least one; no credential was sent to who showed it.
+        operation: what was refused because of it last, such as ``install``.
+        user: who asked for that.
+        times_seen: how often these keys were found.
+    """
+
+    host_id: uuid.UUID
+    host_name: str
+    seen_at: str
+    old_fingerprint: SshFingerprint
+    old_key: SshPublicKey | None
+    new_keys: tuple[SshPublicKey, ...]
+    operation: str
+    user: str
+    first_seen: datetime.datetime
+    last_seen: datetime.datetime
+    times_seen: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

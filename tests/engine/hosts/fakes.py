@@ -147,6 +147,8 @@ class FakeAccess:
     deploy_outcome: Any = None
     connect_outcome: Any = None
     connect_to_new_outcome: Any = None
+    host_keys_outcome: Any = None
+    offered: list[SshPublicKey] = field(default_factory=lambda: [HOST_KEY])
     pin: Pin = AGENT_PIN
     judged_as: str = "given_fingerprint"
     logins: list[tuple[SshTarget, HostKeyPolicy, Secret | None, bool]] = field(
@@ -170,7 +172,8 @@ class FakeAccess:
         return connection
 
     async def host_keys(self, address: str, port: int) -> list[SshPublicKey]:
-        return [HOST_KEY]
+        await _go(self.host_keys_outcome)
+        return self.offered
 
     async def deploy(self, connection: Any, host: Host, *, report: Any, verify: Any) -> Any:
         report(upload(StepStatus.STARTED, 50))

@@ -10,16 +10,19 @@ from pkengine.engine.model import (
     Event,
     Host,
     HostKeySource,
+    HostSsh,
+    KeyChange,
     Origin,
     Severity,
 )
-from pkengine.keys import Pin
+from pkengine.keys import Pin, SshPublicKey
 
 _KEY_SOURCES = {
     HostKeySource.GIVEN_FINGERPRINT: "as the given fingerprint says",
     HostKeySource.GIVEN_KEY: "the one that was given",
     HostKeySource.STORED: "the one that was stored",
     HostKeySource.FIRST_USE: "trusted on first use: compare it with the one on its console",
+    HostKeySource.APPROVED: "the one that was approved",
 }
 
 _SEEN = {
@@ -136,6 +139,57 @@ class Announcements:
         text = f"Host {host.name} was removed{_by(origin)}. {farewell}".strip()
         return self._normal(EventCode.HOST_REMOVED, text, host, origin)
 
+    def key_change_found(self, host: Host, change: KeyChange, origin: Origin) -> Event:
+        """The host shows other SSH keys than the stored one."""
+        found = ", ".join(map(_described, change.new_keys))
+        text = (
+            f"Host {host.name} at {change.seen_at} shows another SSH host key, so "
+            f"'{change.operation}'{_by(origin)} was refused before any credential was sent. "
+            f"Expected {_described_stored(host.ssh)}, found {found}. Approve the change by the "
+            "fingerprint that the host's console shows, or reject it."
+        )
+        return self._alert(EventCode.KEY_CHANGE_FOUND, text, host, origin)
+
+    def key_missing(self, host: Host, refusal: str, origin: Origin) -> Event:
+        """The host does not show its stored SSH key, and what else it has is not known."""
+        text = f"Host {host.name} does not show its stored SSH host key. {refusal}"
+        return self._alert(EventCode.KEY_CHANGE_FOUND, text, host, origin)
+
+    def key_change_approved(
+        self, host: Host, change: KeyChange, key: SshPublicKey, origin: Origin
+    ) -> Event:
+        """An administrator accepts the key that was found."""
+        text = (
+            f"The SSH host key {_described(key)} of Host {host.name}, found at {change.seen_at}, "
+            f"was approved{_by(origin)}. It takes the place of {_old(change)}."
+        )
+        return self._warning(EventCode.KEY_CHANGE_APPROVED, text, host, origin)
+
+    def key_change_rejected(self, host: Host, change: KeyChange, origin: Origin) -> Event:
+        """An administrator does not accept what was found."""
+        found = ", ".join(map(_described, change.new_keys))
+        text = (
+            f"The SSH host keys found at {change.seen_at} in place of that of Host {host.name} "
+            f"were rejected{_by(origin)}: {found}. The stored one stays, {_old(change)}."
+        )
+        return self._normal(EventCode.KEY_CHANGE_REJECTED, text, host, origin)
+
+    def key_change_settled(self, host: Host, origin: Origin) -> Event:
+        """What was pending has ended, because the host shows its stored key again."""
+        text = (
+            f"Host {host.name} shows its stored SSH host key again, so its pending key change "
+            "is closed. Another machine may have answered at its address meanwhile."
+        )
+        return self._warning(EventCode.KEY_CHANGE_SETTLED, text, host, origin)
+
+    def key_replaced(self, host: Host, old: HostSsh, origin: Origin) -> Event:
+        """Another SSH key was given with a request and takes the place of the stored one."""
+        text = (
+            f"The SSH host key of Host {host.name} was replaced{_by(origin)}: was "
+            f"{_described_stored(old)}, is {_described_stored(host.ssh)}."
+        )
+        return self._warning(EventCode.HOST_KEY_REPLACED, text, host, origin)
+
     def seen(self, host: Host, trigger: Trigger, detail: str) -> Event:
         """Monitoring has seen something."""
         code, severity, text = _SEEN[trigger]
@@ -145,6 +199,26 @@ class Announcements:
     def _normal(self, code: EventCode, text: str, host: Host, origin: Origin) -> Event:
         return self._events.draft(code, Severity.NORMAL, text, host=host, origin=origin)
 
+    def _warning(self, code: EventCode, text: str, host: Host, origin: Origin) -> Event:
+        return self._events.draft(code, Severity.WARNING, text, host=host, origin=origin)
+
+    def _alert(self, code: EventCode, text: str, host: Host, origin: Origin) -> Event:
+        return self._events.draft(code, Severity.ALERT, text, host=host, origin=origin)
+
 
 def _by(origin: Origin) -> str:
     return f" by {origin.user}" if origin.user else ""
+
+
+def _described(key: SshPublicKey) -> str:
+    return f"{key.key_type} {key.fingerprint()}"
+
+
+def _described_stored(ssh: HostSsh) -> str:
+    return _described(ssh.public_key) if ssh.public_key else f"a key with {ssh.fingerprint}"
+
+
+def _old(change: KeyChange) -> str:
+    if change.old_key is None:
+        return f"a key with {change.old_fingerprint}"
+    return _described(change.old_key)

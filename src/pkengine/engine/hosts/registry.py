@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection, Iterable
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
@@ -35,6 +35,7 @@ from pkengine.keys import Pin
 Also = Callable[[Connection], None]
 Change = Callable[[Host], Host]
 Tell = Callable[[Host], Iterable[Event]]
+P = ParamSpec("P")
 Result = TypeVar("Result")
 
 
@@ -109,6 +110,12 @@ class HostRegistry:
     async def count(self) -> tuple[int, int]:
         """Tell how many hosts are `up`, and how many there are."""
         return await self._store.read(queries.count_hosts)
+
+    async def read(
+        self, query: Callable[Concatenate[Connection, P], Result], *args: P.args, **named: P.kwargs
+    ) -> Result:
+        """Run a query about what belongs to hosts."""
+        return await self._store.read(query, *args, **named)
 
     async def check_is_free(self, name: str, address: str) -> None:
         """Refuse a name or an address that a host has.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
+from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -19,6 +20,7 @@ from pkengine.engine.hosts import request
 from pkengine.engine.hosts.access import HostAccess, LoggedIn
 from pkengine.engine.hosts.farewell import say_goodbye
 from pkengine.engine.hosts.installation import INTERRUPTED, Installer
+from pkengine.engine.hosts.key_changes import KeyChanges, Settlement, is_other_key
 from pkengine.engine.hosts.lifecycle import Trigger, advance, permits, require
 from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.registry import HostRegistry
@@ -30,6 +32,7 @@ from pkengine.engine.model import (
     Event,
     Host,
     HostChange,
+    HostSsh,
     HostStatus,
     Job,
     NewHost,
@@ -62,6 +65,7 @@ class Hosts:
     Attributes:
         upkeep: what keeps installed agents in good order.
         upgrades: what brings them to the engine's version.
+        key_changes: SSH host keys that wait for a decision.
     """
 
     _log = Logger()
@@ -90,6 +94,7 @@ class Hosts:
         self._installer = Installer(registry, access)
         self._tasks = Tasks()
         self._turns = Turns()
+        self.key_changes = KeyChanges(registry, access, self._turns, clock)
         self.upkeep = Upkeep(
             registry=registry,
             access=access,
@@ -328,7 +333,10 @@ class Hosts:
         with self._turns.taking(trigger.value, host.name, host.id):
             require(host, trigger)
             wanted = request.checked(replace(host, ssh=request.with_login(host.ssh, login)))
-            connection = await self._log_in(wanted, login)
+            # The key is looked for where this request says that the host's SSH server is.
+            reached = replace(host, ssh=replace(host.ssh, port=wanted.ssh.port))
+            async with self.key_changes.noting(reached, trigger.value, origin):
+                connection = await self._log_in(wanted, login)
             ssh = request.judged(wanted.ssh, connection.judgement)
             job = self._jobs.prepare(
                 f"Installing Host {host.name}", host_id=host.id, origin=origin
@@ -337,9 +345,18 @@ class Hosts:
             def begin(stored: Host) -> Host:
                 return advance(replace(stored, ssh=ssh, cluster_id=host.cluster_id), trigger)
 
+            settlement = Settlement(self._tell, origin)
+
+            def tell_all(stored: Host) -> list[Event]:
+                return [*settlement.events(host.ssh, stored), *tell(stored)]
+
+            def also(connection: Connection) -> None:
+                job.begin(connection)
+                settlement.end(connection, host.id)
+
             await self._tasks.shield(
                 self._begin(
-                    self._registry.change(host.id, begin, tell, also=job.begin),
+                    self._registry.change(host.id, begin, tell_all, also=also),
                     connection,
                     job,
                     origin,
@@ -359,7 +376,14 @@ class Hosts:
     async def _log_in_to_known(
         self, host: Host, login: SshLogin, operation: str, origin: Origin
     ) -> LoggedIn:
-        return await log_in_to_known(self._access, host, login)
+        async with self.key_changes.noting(host, operation, origin):
+            connection = await log_in_to_known(self._access, host, login)
+        try:
+            await self.key_changes.settle(host, origin)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
 
     async def _begin(
         self,
@@ -393,16 +417,26 @@ class Hosts:
         if change.cluster_id is not None:
             await self._clusters.get(change.cluster_id)
         differences: list[str] = []
+        settlement = Settlement(self._tell, origin)
+        old_ssh = HostSsh()
+        is_key_replaced = False
 
         def apply(host: Host) -> Host:
+            nonlocal old_ssh, is_key_replaced
             new = request.changed_host(host, change)
             differences[:] = request.differences(host, new)
+            old_ssh, is_key_replaced = host.ssh, is_other_key(host.ssh, new.ssh)
             return new
 
         def tell(host: Host) -> list[Event]:
-            return [self._tell.updated(host, differences, origin)] if differences else []
+            updated = [self._tell.updated(host, differences, origin)] if differences else []
+            return [*settlement.events(old_ssh, host), *updated]
 
-        return await self._tasks.shield(self._registry.change(host_id, apply, tell))
+        def also(connection: Connection) -> None:
+            if is_key_replaced:
+                settlement.end(connection, host_id)
+
+        return await self._tasks.shield(self._registry.change(host_id, apply, tell, also=also))
 
     async def activate(self, host_id: uuid.UUID, origin: Origin) -> Job:
         """Watch a host again; it is `up` as soon as its agent answers.

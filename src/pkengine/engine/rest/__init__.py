@@ -31,6 +31,7 @@ from pkengine.engine.rest.host_collections import HostCollections
 from pkengine.engine.rest.host_elements import HOST
 from pkengine.engine.rest.hosts import HostResource
 from pkengine.engine.rest.jobs import JobResource
+from pkengine.engine.rest.key_changes import KeyChangeResource
 from pkengine.engine.rest.pki import PublicKeys
 from pkengine.engine.rest.registration import HostRegistration
 from pkengine.engine.rest.root import RootResource
@@ -108,6 +109,7 @@ def site(engine: ServedEngine) -> IResource:
         HostResource(engine.hosts, engine.clusters, engine.jobs).routes(),
         HostActions(engine.hosts, engine.clusters, engine.jobs).routes(),
         collections.routes(),
+        KeyChangeResource(engine.hosts.key_changes).routes(),
         EventResource(engine.events).routes(),
         jobs.routes(),
         users.routes(),

@@ -392,6 +392,7 @@ API = Element(
         "events",
         "hosts",
         "jobs",
+        "keychanges",
         "roles",
         "sshkeys",
         "users",

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, case, delete, func, insert, literal, sel
 from pkengine.channel.verbs import Capabilities, HardwareInfo
 from pkengine.engine.model import Host, HostKeySource, HostSsh, HostStatus
 from pkengine.engine.search import Search
-from pkengine.engine.store.schema import clusters, host_pins, hosts
+from pkengine.engine.store.schema import clusters, host_pins, hosts, key_changes
 from pkengine.engine.store.search import Fields, Guids, Numbers, Texts, apply
 from pkengine.keys import Pin, SshFingerprint, SshPublicKey
 
@@ -73,7 +73,8 @@ def replace_pins(
 
 
 def delete_host(connection: Connection, host_id: uuid.UUID) -> None:
-    """Remove a host together with its pins."""
+    """Remove a host together with its pins and what waits for a decision about its keys."""
+    connection.execute(delete(key_changes).where(key_changes.c.host_id == host_id))
     connection.execute(delete(host_pins).where(host_pins.c.host_id == host_id))
     connection.execute(delete(hosts).where(hosts.c.id == host_id))
 

@@ -109,6 +109,22 @@ host_pins = Table(
     Column("added", UtcDateTime, nullable=False),
 )
 
+#: SSH host keys that are not the stored one and wait for a decision: one row a host.
+key_changes = Table(
+    "key_changes",
+    metadata,
+    Column("host_id", ForeignKey("hosts.id", ondelete="CASCADE"), primary_key=True),
+    Column("seen_at", String(300), nullable=False),
+    Column("old_fingerprint", String(100), nullable=False),
+    Column("old_key", Text),
+    Column("new_keys", JSON, nullable=False),
+    Column("operation", String(40), nullable=False),
+    Column("user_name", String(255), nullable=False),
+    Column("first_seen", UtcDateTime, nullable=False),
+    Column("last_seen", UtcDateTime, nullable=False),
+    Column("times_seen", Integer, nullable=False),
+)
+
 #: Events outlive the host that they are about, so they name it and do not refer to it.
 events = Table(
     "events",
