@@ -62,15 +62,15 @@ async def connect_ssh(
 
     Args:
         reactor: gives time and the network.
-        target: where to, and as whom.
+        target: where to, as whom, and through which host.
         policy: what the host's key is compared with.
         credentials: what proves the user.
-        timeout_s: the limit for everything until the login is done.
+        timeout_s: the limit for everything until the login is done, also on the way.
 
     Raises:
         HostUnreachable: no SSH server answers, or it shares no algorithm with this side.
-        HostKeyMismatch, HostKeyTypeUnavailable: the host's key must not be trusted; no
-            message of authentication was sent.
+        HostKeyMismatch, HostKeyTypeUnavailable, HostKeyRevoked: the key of the host, or of one
+            on the way, must not be trusted; no message of authentication was sent to it.
         SshAuthenticationFailed: no credential was accepted; each was offered once.
         SshConnectionLost: the connection ended, or stalled, during the login.
     """

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import dh, ec
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.utils import CryptographyDeprecationWarning
@@ -33,8 +33,12 @@ try:
 except ImportError:  # cryptography before 47
     MLKEM768PrivateKey = None  # type: ignore[assignment, misc]
 
-# cryptography wants nobody to choose finite fields any more.  Here it is the host that has
-# nothing else: they stand last in the list.
+# cryptography wants nobody to choose finite fields any more, and will drop them one day.  Here it
+# is the host that has nothing else: they stand last in the list, and may be missing.
+try:
+    from cryptography.hazmat.primitives.asymmetric import dh
+except ImportError:
+    dh = None  # type: ignore[assignment]
 warnings.filterwarnings("ignore", category=CryptographyDeprecationWarning, module=__name__)
 
 _X25519_LENGTH = 32
@@ -142,3 +146,5 @@ def _has_mlkem() -> bool:
 
 if not _has_mlkem():
     del METHODS["mlkem768x25519-sha256"]
+if dh is None:
+    METHODS = {name: method for name, method in METHODS.items() if not name.startswith("diffie-")}
