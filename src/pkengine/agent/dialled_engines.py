@@ -18,14 +18,11 @@ from urllib.parse import SplitResult
 
 import msgspec
 
-from pkengine.channel.engine_url import parse_engine_url
+from pkengine.channel.engine_url import AUTHORITY, parse_engine_url
 from pkengine.channel.http_proxy import HttpProxy
 from pkengine.errors import KeyFileError, PkengineError
 from pkengine.keys import Pin
 from pkengine.keys.files import make_private_directory, read_private, write_atomically
-
-#: The server's certificate comes from a certificate authority.
-AUTHORITY = "authority"
 
 #: No HTTP proxy is used, whatever the environment says.
 NO_PROXY = "none"

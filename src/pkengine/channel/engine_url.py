@@ -17,6 +17,9 @@ from pkengine.keys.pin import Pin
 #: Where an engine takes agents when its URL has no path.
 AGENT_PATH = "/pkengine/agent"
 
+#: Stands for a pin where the HTTPS server's certificate comes from a certificate authority.
+AUTHORITY = "authority"
+
 _HTTPS_PORT = 443
 
 

@@ -23,7 +23,7 @@ DEFAULT_HTTPS = "8443"
 class Options(usage.Options):
     """What an administrator may say about the service."""
 
-    synopsis = "[--state DIR] [--https PORT-OR-ENDPOINT] [--database URL]"
+    synopsis = "[--state DIR] [--https PORT-OR-ENDPOINT] [--database URL] [--agent-url URL]"
     longdesc = (
         "Manages hosts, and serves their REST API below /ovirt-engine/api. What is missing in "
         "DIR is made at the first start; the password of admin@internal is then in "
@@ -44,6 +44,20 @@ class Options(usage.Options):
             None,
             "Such as postgresql://USER@HOST/NAME; a URL with a password in it belongs into the "
             "environment variable PKENGINE_DATABASE. [default: SQLite in DIR/engine.db]",
+        ],
+        [
+            "agent-url",
+            None,
+            None,
+            "Tell the agents of hosts that are installed to dial this engine, too, at a URL such "
+            "as wss://engine.example:8443/pkengine/agent, which may be a proxy's.",
+        ],
+        [
+            "agent-server",
+            None,
+            None,
+            "How agents know the server at --agent-url: the pin of its key, or 'authority' for "
+            "a certificate that their system trusts. [default: the pin of this engine's key]",
         ],
     ]
 
@@ -73,6 +87,8 @@ def makeService(options: Options) -> IService:
         https=options["https"],
         database_url=options["database"] or os.environ.get("PKENGINE_DATABASE") or None,
         terminal=_terminal(),
+        agent_url=options["agent-url"],
+        agent_server=options["agent-server"],
     )
     engine.started.addErrback(lambda _: _fail(reactor))
     return engine

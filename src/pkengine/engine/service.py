@@ -29,6 +29,7 @@ from pkengine.engine.accounts import Accounts
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.events import EventCode, Events
 from pkengine.engine.hosts.arrivals import Arrivals
+from pkengine.engine.hosts.dial_in import DialIn
 from pkengine.engine.hosts.entrance import Entrance
 from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.network import NetworkAccess
@@ -60,6 +61,9 @@ class Engine(Service):
         database_url: SQLAlchemy's, or None for SQLite in the state folder.
         patience: how long hosts are waited for, or None for the usual.
         terminal: where a person sits who is shown the first password, once; never a log.
+        agent_url: where hosts that are installed shall dial this engine; None where it dials
+            them only.
+        agent_server: how they know the HTTPS server there; see `DialIn.parse`.
 
     Attributes:
         clock: the reactor, as what tells the time.
@@ -77,6 +81,7 @@ class Engine(Service):
     Raises:
         EngineError: another engine has the state folder.
         KeyFileError: the state folder, or a key in it, cannot be used.
+        InvalidEngineUrl, InvalidKeyText: what hosts shall be told about dialling is malformed.
     """
 
     _log = Logger()
@@ -98,6 +103,8 @@ class Engine(Service):
         database_url: str | None = None,
         patience: Patience | None = None,
         terminal: TextIO | None = None,
+        agent_url: str | None = None,
+        agent_server: str | None = None,
     ) -> None:
         self._terminal = terminal
         self.clock = self._reactor = reactor
@@ -116,6 +123,11 @@ class Engine(Service):
             self.key_pair: KeyPair = state.key_pair()
             self.https_key_pair: KeyPair = state.https_key_pair()
             self.ssh_identity = state.ssh_identity()
+            self._dial_in = (
+                DialIn.parse(agent_url, agent_server, own=self.https_key_pair.pin)
+                if agent_url is not None
+                else None
+            )
         except BaseException:
             os.close(self._lock)
             raise
@@ -185,6 +197,7 @@ class Engine(Service):
             trust=trust,
             arrivals=arrivals,
             bundles=self.state.bundles,
+            dial_in=self._dial_in,
         )
         monitor = Monitor(registry, access.connect, reactor, patience=self._patience)
         self._entrance = Entrance(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import uuid
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
@@ -16,10 +20,18 @@ from pkengine.channel import Channel, connect_channel
 from pkengine.channel.engine_url import engine_endpoint
 from pkengine.channel.verbs import GET_STATS, Nothing
 from pkengine.engine.events import EventCode
+from pkengine.engine.hosts import network
+from pkengine.engine.hosts.dial_in import DialIn
 from pkengine.engine.hosts.entrance import Entrance
 from pkengine.engine.model import Event, Host, HostStatus
-from pkengine.errors import AuthenticationError, ChannelClosed
-from pkengine.keys import KeyPair
+from pkengine.errors import (
+    AuthenticationError,
+    ChannelClosed,
+    ChannelError,
+    InvalidEngineUrl,
+    InvalidKeyText,
+)
+from pkengine.keys import KeyPair, Pin
 from tests.channel.https import serve_https, url_of
 from tests.engine.hosts.fakes import ADMIN, CAPABILITIES, STATS
 from tests.engine.hosts.test_network import AGENT_KEY, ENGINE_KEY, HostsTestCase
@@ -27,6 +39,7 @@ from tests.engine.hosts.test_network import AGENT_KEY, ENGINE_KEY, HostsTestCase
 
 class DialInTests(HostsTestCase):
     timeout = 60
+    dial_in = DialIn("wss://engine.example/pkengine/agent", "authority")
 
     async def setUp(self) -> None:
         await super().setUp()
@@ -164,6 +177,49 @@ class DialInTests(HostsTestCase):
         with self.assertRaises(AuthenticationError):
             await self.dial()
 
+    async def test_a_new_key_may_be_proved_by_dialling_in_and_is_trusted_for_that_alone(
+        self,
+    ) -> None:
+        host = await self.know(HostStatus.INSTALLING, pins=())
+        with self.assertRaises(AuthenticationError):
+            await self.dial()
+        verifying = Deferred.fromCoroutine(self.access.connect_to_new(host, AGENT_KEY.pin))
+        channel = await self.dial()
+        proof = await verifying
+        self.assertEqual(proof.authenticated.peer.key, AGENT_KEY.pin)
+        self.assertEqual(await proof.call(GET_STATS, Nothing(), result_type=type(STATS)), STATS)
+        proof.close()
+        await channel.closed
+        self.assertEqual(list(self.trust.peers()), [])
+
+    async def test_a_new_key_that_nobody_proves_is_not_trusted(self) -> None:
+        self.patch(network, "CONNECT_TIMEOUT_S", 0.2)
+        host = await self.know(HostStatus.INSTALLING, pins=())
+        with self.assertRaises(ChannelError) as caught:
+            await self.access.connect_to_new(host, AGENT_KEY.pin)
+        self.assertIn("No connection to", str(caught.exception))
+        self.assertEqual(list(self.trust.peers()), [])
+
+    async def test_a_proof_that_is_given_up_leaves_no_trust(self) -> None:
+        host = await self.know(HostStatus.INSTALLING, pins=())
+        verifying = Deferred.fromCoroutine(self.access.connect_to_new(host, AGENT_KEY.pin))
+        verifying.cancel()
+        self.failureResultOf(verifying)
+        self.assertEqual((list(self.trust.peers()), self.arrivals._watchers), ([], {}))
+
+    async def test_the_key_of_another_host_is_not_lent_to_a_new_one(self) -> None:
+        await self.know(HostStatus.MAINTENANCE)
+        new = replace(await self.registry.get((await self.only_host()).id), id=uuid.uuid4())
+        await self.dial()
+        with self.assertRaises(ChannelError):
+            await self.access.connect_to_new(new, AGENT_KEY.pin)
+        [record] = self.trust.peers()
+        self.assertEqual(record.name, str((await self.only_host()).id))
+
+    async def only_host(self) -> Host:
+        [host] = await self.registry.list()
+        return host
+
     async def test_a_lease_that_was_given_back_is_over_and_the_channel_is_not(self) -> None:
         host = await self.know(HostStatus.MAINTENANCE)
         channel = await self.dial()
@@ -178,3 +234,31 @@ class DialInTests(HostsTestCase):
         second.abort()
         await channel.closed
         self.assertIsInstance(await second.closed, ChannelClosed)
+
+
+class SettingsTests(SynchronousTestCase):
+    def test_what_an_administrator_says_is_what_agents_read(self) -> None:
+        own = Pin(b"o" * 32)
+        dial_in = DialIn.parse("https://engine.example:8443", None, own=own)
+        self.assertEqual(
+            json.loads(dial_in.settings("engine-1", "pin")),
+            {
+                "name": "engine-1",
+                "engine": {
+                    "url": "wss://engine.example:8443/pkengine/agent",
+                    "mechanism": "pin",
+                    "server": str(own),
+                },
+            },
+        )
+        self.assertEqual(DialIn.parse("wss://e", "authority", own=own).server, "authority")
+        other = str(Pin(b"p" * 32))
+        self.assertEqual(DialIn.parse("wss://e", other, own=own).server, other)
+
+    def test_what_is_malformed_is_refused(self) -> None:
+        own = Pin(b"o" * 32)
+        for url, server, error in (
+            ("http://e", None, InvalidEngineUrl),
+            ("wss://e", "Authority", InvalidKeyText),
+        ):
+            self.assertRaises(error, DialIn.parse, url, server, own=own)

@@ -29,6 +29,7 @@ from pkengine.channel.verbs import (
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.events import Events
 from pkengine.engine.hosts.arrivals import Arrivals
+from pkengine.engine.hosts.dial_in import DialIn
 from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.network import NetworkAccess
 from pkengine.engine.hosts.registry import HostRegistry
@@ -78,6 +79,8 @@ class Agent:
 class HostsTestCase(TestCase):
     """Has the engine's hosts, on the real network, and one agent that listens."""
 
+    dial_in: DialIn | None = None
+
     async def setUp(self) -> None:
         state = Path(self.mktemp())
         state.mkdir(mode=0o700)
@@ -97,6 +100,7 @@ class HostsTestCase(TestCase):
             trust=self.trust,
             arrivals=self.arrivals,
             bundles=state / "bundles",
+            dial_in=self.dial_in,
         )
         self.monitor = Monitor(
             self.registry,

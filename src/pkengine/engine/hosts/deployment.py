@@ -55,6 +55,9 @@ class DeploymentPlan:
         engine_keys: the keys that the agent is to accept, of one or several engines.
         authorized_key: the line that lets an engine in by SSH later, or None for none.
         agent_port: where the agent is to listen.
+        dial: the engine that the agent is to dial, as ``pkagent init --dial`` reads it, or
+            empty where engines dial only.  It holds no secret, for steps stand in the command
+            line of the program that performs them.
         system: where it goes on a host that is managed by root.
     """
 
@@ -62,6 +65,7 @@ class DeploymentPlan:
     engine_keys: tuple[TrustedPeer, ...]
     authorized_key: str | None
     agent_port: int
+    dial: str = ""
     system: Layout = SYSTEM_LAYOUT
 
 
@@ -214,6 +218,8 @@ def steps_before_start(plan: DeploymentPlan, place: Place) -> Steps:
         "state": layout.state,
         "engines": [format_trust_line(peer) for peer in plan.engine_keys],
     }
+    if plan.dial:
+        steps["init"]["dial"] = plan.dial
     if plan.authorized_key is not None:
         steps["authorize"] = {"key": plan.authorized_key}
     return steps

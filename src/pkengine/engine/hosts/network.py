@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, FailureGroup, race
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.threads import deferToThread
@@ -20,8 +20,10 @@ from pkengine.engine.hosts.arrivals import Arrivals
 from pkengine.engine.hosts.bundle import build_bundle
 from pkengine.engine.hosts.deployment import DeployedAgent, DeploymentPlan, deploy
 from pkengine.engine.hosts.deployment_upgrade import reboot, restart, upgrade
+from pkengine.engine.hosts.dial_in import DialIn
 from pkengine.engine.hosts.registry import peer_name
 from pkengine.engine.model import Host
+from pkengine.errors import ChannelError
 from pkengine.interfaces import ITrustStore
 from pkengine.keys import KeyPair, Pin, Secret, SshPublicKey
 from pkengine.ssh import (
@@ -47,6 +49,7 @@ class NetworkAccess:
         ssh_identity: logs in where no password is given.
         trust: the keys of the hosts.
         arrivals: the agents that have dialled in.
+        dial_in: what hosts that are installed are told about dialling, or None.
         bundles: the folder for the archives that carry the agent.
     """
 
@@ -60,14 +63,17 @@ class NetworkAccess:
         trust: ITrustStore,
         arrivals: Arrivals,
         bundles: Path,
+        dial_in: DialIn | None = None,
     ) -> None:
         self._reactor = reactor
         self._key_pair = key_pair
         self._name = name
         self._ssh_identity = ssh_identity
+        self._trust = trust
         self._trusted = PinAuthenticator(key_pair, trust)
         self._arrivals = arrivals
         self._bundles = bundles
+        self._dial_in = dial_in
 
     async def log_in(
         self, target: SshTarget, policy: HostKeyPolicy, *, password: Secret | None, use_key: bool
@@ -98,6 +104,7 @@ class NetworkAccess:
             engine_keys=(TrustedPeer(self._name, self._key_pair.pin),),
             authorized_key=self._ssh_identity.authorized_keys_line,
             agent_port=host.port,
+            dial=self._dial_in.settings(self._name, host.mechanism) if self._dial_in else "",
         )
 
     async def bundle_hash(self) -> str:
@@ -143,9 +150,49 @@ class NetworkAccess:
             end_watch()
 
     async def connect_to_new(self, host: Host, pin: Pin) -> AgentChannel:
-        """See `HostAccess`."""
-        only = MemoryTrustStore([TrustedPeer(peer_name(host.id), pin, host.mechanism)])
-        return await self._connect(host, PinAuthenticator(self._key_pair, only))
+        """See `HostAccess`; the agent may be dialled, or dial in where it was told to."""
+        record = TrustedPeer(peer_name(host.id), pin, host.mechanism)
+        only = PinAuthenticator(self._key_pair, MemoryTrustStore([record]))
+        # A key that is trusted already is not to be touched here, whosever it is.
+        if self._dial_in is None or self._trust.lookup(pin) is not None:
+            return await self._connect(host, only)
+        return await self._connect_or_await(host, only, record)
+
+    async def _connect_or_await(
+        self, host: Host, only: PinAuthenticator, record: TrustedPeer
+    ) -> AgentChannel:
+        """Dial a new agent, or take the one that dials in; its key is trusted for that alone."""
+        dialling = Deferred.fromCoroutine(self._connect(host, only))
+        awaiting = Deferred.fromCoroutine(self._arrival(host))
+        self._trust.add(record)
+        try:
+            index, channel = await race([dialling, awaiting])
+        except FailureGroup as group:
+            self._trust.remove(record.key)
+            group.failures[0].raiseException()  # of the attempt to dial
+        except BaseException:
+            self._trust.remove(record.key)
+            raise
+        if index == 0:
+            self._trust.remove(record.key)
+        else:
+            channel.closed.addBoth(lambda _: self._trust.remove(record.key))
+        return channel
+
+    async def _arrival(self, host: Host) -> AgentChannel:
+        """Wait until the agent of a host has dialled in, but no longer than dialling takes."""
+        arrived: Deferred[None] = Deferred()
+        end_watch = self._arrivals.watch(
+            host.id, lambda: None if arrived.called else arrived.callback(None)
+        )
+        try:
+            await arrived.addTimeout(CONNECT_TIMEOUT_S, self._reactor)
+        finally:
+            end_watch()
+        lease = self._arrivals.lease(host.id)
+        if lease is None:
+            raise ChannelError(f"The agent of Host {host.name} dialled in, and went away at once.")
+        return lease
 
     async def _connect(self, host: Host, authenticator: PinAuthenticator) -> AgentChannel:
         endpoint = HostnameEndpoint(self._reactor, host.address, host.port)

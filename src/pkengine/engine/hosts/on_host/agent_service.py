@@ -19,12 +19,17 @@ _POLL_S = 0.02
 _STOP_S = 10.0
 
 
-def init(*, prefix: str, state: str, engines: list[str]) -> dict[str, Any]:
-    """Make the host's key and write the keys of the engines; the agent itself does it."""
+def init(*, prefix: str, state: str, engines: list[str], dial: str = "") -> dict[str, Any]:
+    """Make the host's key and write the keys of the engines; the agent itself does it.
+
+    `dial` is what ``pkagent init --dial`` reads, or empty.
+    """
     command = [command_of(prefix, "pkagent"), "init", "--json", "--state", state]
     for line in engines:
         command += ["--engine", line]
-    done = run(command)
+    if dial:
+        command.append("--dial")
+    done = run(command, dial)
     if done.returncode != 0:
         raise StepFailed(f"'pkagent init' failed: {last_words(done.stderr)}")
     try:

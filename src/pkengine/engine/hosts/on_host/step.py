@@ -14,13 +14,13 @@ class StepFailed(Exception):
     """The step cannot be done; the text is a sentence for a person."""
 
 
-def run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command without input and collect what it prints."""
+def run(command: Sequence[str], text: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a command with a text for its input, and collect what it prints."""
     return subprocess.run(
         command,
         check=False,
         cwd="/",
-        stdin=subprocess.DEVNULL,
+        input=text,
         capture_output=True,
         encoding="utf-8",
         errors="replace",
