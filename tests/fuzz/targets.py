@@ -11,7 +11,11 @@ import contextlib
 from collections.abc import Callable
 
 import msgspec
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Ping
 
 from pkengine.auth.fields import MessageReader, decode_fields, encode_fields, frame
 from pkengine.auth.handshake import Hello
@@ -23,6 +27,7 @@ from pkengine.auth.shared_key import SharedKey
 from pkengine.auth.trust import format_trust_line, parse_trust_line
 from pkengine.channel.jsonrpc import MalformedMessage, decode_message, decoder
 from pkengine.channel.records import RecordReader, encode_record
+from pkengine.channel.websocket import websocket_stream
 from pkengine.errors import (
     AuthenticationError,
     InvalidKeyText,
@@ -31,6 +36,7 @@ from pkengine.errors import (
 )
 from pkengine.keys import SshFingerprint, SshPublicKey
 from tests.auth.exchanges import EVERY_MECHANISM, Ends, messages
+from tests.channel.test_websocket import Recorder, Wire
 
 Target = Callable[[bytes], None]
 
@@ -115,6 +121,22 @@ def jsonrpc(data: bytes) -> None:
                     decoder(object).decode(part)
 
 
+def websocket(data: bytes) -> None:
+    """The octets are frames for either end, whole and one by one."""
+    for role in (ConnectionType.SERVER, ConnectionType.CLIENT):
+        received = []
+        for pieces in ([data], [data[i : i + 1] for i in range(len(data))]):
+            application = Recorder()
+            wire = Wire()
+            stream = websocket_stream(Connection(role), application, wire, Clock())
+            stream.makeConnection(wire)
+            for piece in pieces:
+                stream.dataReceived(piece)
+            stream.connectionLost(Failure(ConnectionDone()))
+            received.append(b"".join(application.received))
+        assert received[0] == received[1]
+
+
 _ENDS: dict[str, Ends] = {}
 
 
@@ -159,6 +181,7 @@ TARGETS: dict[str, Target] = {
         mac_records,
         channel_records,
         jsonrpc,
+        websocket,
         acceptor,
         initiator,
     )
@@ -192,6 +215,12 @@ def seeds(name: str) -> list[bytes]:
             b'{"jsonrpc":"2.0","id":1,"method":"Host.ping2","params":{}}',
             b'{"jsonrpc":"2.0","id":1,"result":true}',
             b'{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no"}}',
+        ],
+        "websocket": [
+            Connection(ConnectionType.CLIENT).send(BytesMessage(data=b"hello")),
+            Connection(ConnectionType.SERVER).send(BytesMessage(data=b"hello")),
+            Connection(ConnectionType.CLIENT).send(Ping(b"p")),
+            Connection(ConnectionType.CLIENT).send(CloseConnection(1000, "bye")),
         ],
         "acceptor": [bytes([number]) + run[0] for number, run in enumerate(runs)],
         "initiator": [bytes([number]) + run[1] for number, run in enumerate(runs)],

@@ -8,6 +8,7 @@ WebSocket and offers under no public name.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 import h11
@@ -97,9 +98,11 @@ class WebSocketResource(Resource):
             for value in values
         ]
         try:
+            if request.clientproto != b"HTTP/1.1":  # older ones know no upgrade
+                raise RemoteProtocolError("not HTTP/1.1")
             handshake.initiate_upgrade_connection(headers, request.path)
             agreement = handshake.send(AcceptConnection())
-        except (RemoteProtocolError, h11.ProtocolError):
+        except (RemoteProtocolError, h11.ProtocolError, UnicodeDecodeError):
             request.setHeader(b"Upgrade", b"websocket")
             request.setHeader(b"Sec-WebSocket-Version", b"13")
             return self._refuse(
@@ -131,7 +134,7 @@ class WebSocketResource(Resource):
             code=code,
             text=text,
         )
-        request.setResponseCode(code)
+        request.setResponseCode(code, HTTPStatus(code).phrase.encode("ascii"))
         request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
         return f"{text}\n".encode()
 
