@@ -18,6 +18,7 @@ KEY = SshPublicKey.parse(
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ"
 )
 ID = "8c2e9951-47af-4ce6-92f7-62a54a821ad2"
+OTHER = "SHA256:irHeg88RepKvs+ZpOgfV1WRlhQDwlLdkI+71yGHIzKE"
 SSH_PASSWORD = "ssh-secret-1"
 
 
@@ -105,6 +106,65 @@ class CommandTests(TestCase):
         ended = await self.run_command("host", "fingerprint", "192.0.2.1", "--port", "2222")
         self.assertEqual(ended.out, f"{KEY.fingerprint()} 192.0.2.1 (ED25519)\n")
         self.assertEqual(self.engine.asked[1].parameters, {"address": "192.0.2.1", "port": "2222"})
+
+    # Key changes.
+
+    def pend(self) -> str:
+        path = f"/hosts/{ID}/keychange"
+        change = {
+            "id": ID,
+            "host": {"id": ID, "name": "web"},
+            "seen_at": "192.0.2.1 port 22",
+            "old_key": {"type": "ssh-ed25519", "fingerprint": OTHER},
+            "new_keys": {
+                "ssh_key": [{"type": KEY.key_type, "fingerprint": str(KEY.fingerprint())}]
+            },
+            "operation": "install",
+            "user_name": "admin@internal",
+            "first_seen": 1_700_000_000_000,
+            "last_seen": 1_700_000_060_000,
+            "times_seen": "2",
+        }
+        self.engine.answers[f"GET {path}"] = (200, change)
+        self.engine.answers["GET /keychanges"] = (200, {"key_change": [change]})
+        for verb in ("approve", "reject"):
+            self.engine.answers[f"POST {path}/{verb}"] = (200, {"status": "complete"})
+        return path
+
+    async def test_a_key_change_shows_the_stored_and_the_found_key(self) -> None:
+        self.pend()
+        ended = await self.run_command("host", "key-change", "web")
+        self.assertEqual(ended.status, 0, ended.err)
+        facts = {line[:10].strip(): line[12:] for line in ended.out.splitlines()}
+        self.assertEqual(facts["Stored"], f"{OTHER} ssh-ed25519")
+        self.assertEqual(facts["Found"], f"{KEY.fingerprint()} ssh-ed25519")
+        self.assertEqual(facts["Refused"], "install by admin@internal")
+        ended = await self.run_command("host", "key-change")
+        self.assertEqual(ended.out.splitlines()[1].split()[:3], ["web", "192.0.2.1", "port"])
+
+    async def test_a_key_change_is_decided_on_by_the_fingerprint_that_is_given(self) -> None:
+        path = self.pend()
+        ended = await self.run_command(
+            "host", "key-change", "web", "--approve", str(KEY.fingerprint())
+        )
+        self.assertEqual(ended.status, 0, ended.err)
+        self.assertEqual(
+            self.body(f"POST {path}/approve"), {"ssh": {"fingerprint": str(KEY.fingerprint())}}
+        )
+        ended = await self.run_command("host", "key-change", "web", "--reject")
+        self.assertEqual(ended.out, "Host web keeps its stored SSH host key.\n")
+        self.assertIn(f"POST {API}{path}/reject", self.engine.paths())
+
+    async def test_a_key_change_is_not_decided_on_by_halves(self) -> None:
+        self.pend()
+        for arguments in (
+            ("web", "--approve", "yes"),
+            ("web", "--approve", str(KEY.fingerprint()), "--reject"),
+            ("--reject",),
+        ):
+            ended = await self.run_command("host", "key-change", *arguments)
+            self.assertEqual(ended.status, 2, arguments)
+        self.assertEqual(self.engine.asked, [])
 
     # Events.
 

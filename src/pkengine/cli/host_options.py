@@ -18,7 +18,12 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 PORT = click.IntRange(1, 65535)
 
 
-def _read_fingerprint(context: object, option: object, text: str | None) -> SshFingerprint | None:
+def read_fingerprint(context: object, option: object, text: str | None) -> SshFingerprint | None:
+    """Read the value of an option; click calls this.
+
+    Raises:
+        click.BadParameter: it is no fingerprint.
+    """
     try:
         return None if text is None else SshFingerprint.parse(text)
     except InvalidKeyText as error:
@@ -51,7 +56,7 @@ ssh_options = _options(
     click.option("--ssh-user", help="Who logs in; root, or may use sudo. [default: root]"),
     click.option(
         "--fingerprint",
-        callback=_read_fingerprint,
+        callback=read_fingerprint,
         metavar="SHA256:…",
         help="The host key must have this fingerprint, as 'ssh-keygen -l' prints it.",
     ),

@@ -107,6 +107,7 @@ async def add_host(
     agent_port: int | None = None,
     cluster: str | None = None,
     comment: str | None = None,
+    description: str | None = None,
     activate: bool = True,
 ) -> Entity:
     """Ask the engine to add a host; its deployment goes on after this returns.
@@ -122,6 +123,8 @@ async def add_host(
         body["cluster"] = {"name": cluster}
     if comment is not None:
         body["comment"] = comment
+    if description is not None:
+        body["description"] = description
     return await client.post("/hosts", body, activate=_boolean(activate), reboot="false")
 
 
@@ -161,6 +164,7 @@ async def wait_for_host(
             await watch.update()
             raise CommandFailed(
                 await _why(client, now, since_event)
+                or now.get("status_detail")
                 or f"Host {now['name']!r} ended in status {status}."
             )
         if clock.seconds() >= deadline:

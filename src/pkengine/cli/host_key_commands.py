@@ -1,0 +1,148 @@
+"""``pkengine host fingerprint`` and ``pkengine host key-change``."""
+
+from __future__ import annotations
+
+import datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from pkengine.cli.engine_options import EngineOptions, json_option
+from pkengine.cli.host_options import PORT, check_at_most_one, read_fingerprint
+from pkengine.cli.terminal import show, show_columns, show_json
+from pkengine.keys import SshFingerprint
+
+if TYPE_CHECKING:
+    from pkengine.cli.rest_client import Entity, RestClient
+
+
+@click.command()
+@click.argument("address")
+@click.option("--port", type=PORT, default=22, show_default=True, help="Of the SSH server.")
+@json_option
+@click.pass_obj
+def fingerprint(engine: EngineOptions, address: str, port: int, as_json: bool) -> None:
+    """Show the SSH host keys at an address.
+
+    They are shown as the engine sees them, and nothing is trusted by that.  Compare with
+    what 'ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub' prints on the host.
+    """
+
+    async def work(client: RestClient) -> None:
+        from pkengine.cli.hosts import describe_key, fetch_host_keys
+
+        keys = await fetch_host_keys(client, address, port)
+        if as_json:
+            show_json(
+                [
+                    {
+                        "type": key.key_type,
+                        "fingerprint": str(key.fingerprint()),
+                        "public_key": str(key),
+                    }
+                    for key in keys
+                ]
+            )
+            return
+        for key in keys:
+            show(f"{key.fingerprint()} {address} ({describe_key(key)})")
+
+    engine.run(work)
+
+
+@click.command("key-change")
+@click.argument("name", required=False)
+@click.option(
+    "--approve",
+    callback=read_fingerprint,
+    metavar="SHA256:…",
+    help="Store the found key that has this fingerprint, as the host's console shows it.",
+)
+@click.option("--reject", is_flag=True, help="Keep the stored key.")
+@json_option
+@click.pass_obj
+def key_change(
+    engine: EngineOptions,
+    name: str | None,
+    approve: SshFingerprint | None,
+    reject: bool,
+    as_json: bool,
+) -> None:
+    """Show or decide on the SSH host keys that are not the stored ones.
+
+    Without NAME, list the hosts that wait for a decision.  A host whose key has changed is
+    not logged in to until then.  Read the new fingerprint on the host's console, with
+    'ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub'.
+    """
+    check_at_most_one((approve, reject or None), "--approve and --reject")
+    if name is None and (approve or reject):
+        raise click.UsageError("Give the NAME of the host that is decided on.")
+
+    async def work(client: RestClient) -> None:
+        from pkengine.cli.hosts import find_host
+        from pkengine.cli.rest_client import items
+
+        if name is None:
+            changes = items(await client.get("/keychanges"), "key_change")
+            _show_all(changes, as_json)
+            return
+        found = await find_host(client, name)
+        path = f"/hosts/{found['id']}/keychange"
+        change = await client.get(path)
+        if approve:
+            await client.post(f"{path}/approve", {"ssh": {"fingerprint": str(approve)}})
+        elif reject:
+            await client.post(f"{path}/reject", {})
+        if as_json:
+            show_json(change)
+        elif approve:
+            show(f"Host {found['name']} has the SSH host key {approve} from now on.")
+        elif reject:
+            show(f"Host {found['name']} keeps its stored SSH host key.")
+        else:
+            _show_one(change)
+
+    engine.run(work)
+
+
+def _show_all(changes: list[Entity], as_json: bool) -> None:
+    if as_json:
+        show_json(changes)
+        return
+    show_columns(
+        ("NAME", "FOUND AT", "LAST SEEN", "TIMES"),
+        (
+            (
+                change["host"].get("name"),
+                change.get("seen_at"),
+                _moment(change["last_seen"]),
+                change.get("times_seen"),
+            )
+            for change in changes
+        ),
+    )
+
+
+def _show_one(change: Entity) -> None:
+    old = change["old_key"]
+    facts = [
+        ("Host", change["host"].get("name")),
+        ("Found at", change.get("seen_at")),
+        ("Stored", _described(old)),
+        *(("Found", _described(key)) for key in change["new_keys"]["ssh_key"]),
+        ("Refused", f"{change.get('operation')} by {change.get('user_name') or 'the engine'}"),
+        ("First seen", _moment(change["first_seen"])),
+        ("Last seen", f"{_moment(change['last_seen'])}, {change.get('times_seen')} times in all"),
+    ]
+    width = max(len(label) for label, _ in facts)
+    for label, value in facts:
+        show(f"{label:<{width}}  {value}")
+
+
+def _described(key: Entity) -> str:
+    return f"{key.get('fingerprint')} {key.get('type') or ''}".rstrip()
+
+
+def _moment(milliseconds: object) -> str:
+    moment = datetime.datetime.fromtimestamp(int(str(milliseconds)) / 1000).astimezone()
+    return f"{moment:%Y-%m-%d %H:%M:%S}"
