@@ -4,8 +4,8 @@
 
 One after the other: plain TCP, Twisted's own TLS, channels that were accepted and channels
 that were dialled, these with the post-quantum key exchange, which is the default, and with the
-classical one.  The process that is measured holds only its own ends; the other ends
-are in a second process.  What counts is Private_Clean and Private_Dirty of
+classical one, and at last channels over a WebSocket, which are TLS within TLS.  The process
+that is measured holds only its own ends; the other ends are in a second process.  What counts is Private_Clean and Private_Dirty of
 smaps_rollup, after the connections less before the first.
 """
 
@@ -23,11 +23,15 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import CertificateOptions
 from twisted.internet.task import react
 from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.web.server import Site
 
 from pkengine.auth import MemoryTrustStore, PinAuthenticator, TrustedPeer
 from pkengine.channel import Verbs, connect_channel, listen_channel
+from pkengine.channel.engine_url import engine_endpoint, parse_engine_url
+from pkengine.channel.websocket_server import WebSocketResource
 from rpc import PinnedTls, key_pairs
 
 KINDS = {
@@ -37,8 +41,10 @@ KINDS = {
     "channel, dialled": ("channel", "dial"),
     "channel, accepted, classical": ("classical", "listen"),
     "channel, dialled, classical": ("classical", "dial"),
+    "channel that dialled in": ("websocket", "listen"),
 }
 GOAL_KIB = 36
+GOAL_DIALLED_IN_KIB = 48
 WARM_UP = 20
 AT_ONCE = 16
 
@@ -66,7 +72,7 @@ class Ends:
         self.server, self.client = key_pairs(directory)
         self.verbs = Verbs()
         self.verbs.add("echo", dict, lambda params, _: params)
-        self.is_channel = kind in ("channel", "classical")
+        self.is_channel = kind in ("channel", "classical", "websocket")
         self.dialler = PinAuthenticator(
             self.client,
             MemoryTrustStore([TrustedPeer("server", self.server.pin)]),
@@ -81,7 +87,16 @@ class Ends:
 
     async def listen(self) -> int:
         endpoint = TCP4ServerEndpoint(reactor, 0, backlog=1024, interface="127.0.0.1")
-        if self.is_channel:
+        if self.kind == "websocket":
+            websocket = WebSocketResource(reactor, "/")
+            await listen_channel(reactor, websocket, self.acceptor, verbs=self.verbs)
+            site = Site(websocket)
+            site.log = lambda request: None
+            options = CertificateOptions(
+                privateKey=self.server.private_key, certificate=self.server.certificate
+            )
+            port = await endpoint.listen(TLSMemoryBIOFactory(options, False, site))
+        elif self.is_channel:
             port = await listen_channel(reactor, endpoint, self.acceptor, verbs=self.verbs)
         else:
             factory: Any = Factory.forProtocol(Greeter)
@@ -93,7 +108,10 @@ class Ends:
         return port.getHost().port
 
     async def dial(self, port: int) -> None:
-        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
+        endpoint: Any = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
+        if self.kind == "websocket":
+            url = parse_engine_url(f"wss://127.0.0.1:{port}/x")
+            endpoint = engine_endpoint(reactor, url, pin=self.server.pin)
         if self.is_channel:
             self.kept.append(
                 await connect_channel(
@@ -198,6 +216,8 @@ def main() -> None:
     for variant in ("", ", classical"):
         worst = max(found[f"channel, {end}{variant}"] for end in ("accepted", "dialled"))
         print(f"channel{variant}: {worst:.1f} KiB (goal: at most {GOAL_KIB} at 2,000)")
+    dialled_in = found["channel that dialled in"]
+    print(f"that dialled in: {dialled_in:.1f} KiB (goal: at most {GOAL_DIALLED_IN_KIB})")
 
 
 if __name__ == "__main__":
