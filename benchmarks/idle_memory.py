@@ -5,8 +5,8 @@
 One after the other: plain TCP, Twisted's own TLS, channels that were accepted and channels
 that were dialled, these with the post-quantum key exchange, which is the default, and with the
 classical one, and at last channels over a WebSocket, which are TLS within TLS.  The process
-that is measured holds only its own ends; the other ends are in a second process.  What counts is Private_Clean and Private_Dirty of
-smaps_rollup, after the connections less before the first.
+that is measured holds only its own ends; the other ends are in a second process.  What counts is
+Private_Clean and Private_Dirty of smaps_rollup, after the connections less before the first.
 """
 
 from __future__ import annotations
