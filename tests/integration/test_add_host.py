@@ -215,6 +215,21 @@ class ChangedKeyTests(EngineTestCase):
         for host in added:
             await self.until(host.id, HostStatus.UP)
 
+    async def test_a_key_that_the_host_proved_is_accepted_when_the_other_is_gone(self) -> None:
+        host = await self.host("one")
+        added = await self.maintain(await self.add_up(host))
+        ecdsa = await host.host_key("ecdsa")
+        self.assertIn(ecdsa, added.ssh.proved_keys)
+        await self.assert_event(EventCode.HOST_KEYS_LEARNT, "Host one", str(ecdsa.fingerprint()))
+        await host.restart_sshd("HostKey /etc/ssh/ssh_host_ecdsa_key")
+        again, job = await self.install(added)
+        self.assertEqual(StepStatus.FINISHED, job.status, again.status_detail)
+        self.assertEqual(
+            (ecdsa, HostKeySource.PROVED), (again.ssh.public_key, again.ssh.key_source)
+        )
+        await self.assert_event(EventCode.HOST_KEY_ROTATED, "Host one", str(ecdsa.fingerprint()))
+        self.assertEqual([], await self.engine.hosts.key_changes.list())
+
     async def test_a_rebuilt_host_is_installed_again_once_its_new_key_is_approved(self) -> None:
         host = await self.host("one")
         added = await self.maintain(await self.add_up(host))

@@ -47,6 +47,7 @@ class HostKeySource(enum.Enum):
     STORED = "stored"
     FIRST_USE = "first_use"
     APPROVED = "approved"
+    PROVED = "proved"
 
 
 class SshAuthenticationMethod(enum.Enum):
@@ -83,6 +84,7 @@ class HostSsh:
         fingerprint: the one that an administrator gave, else that of `public_key`.
         public_key: the host key that was judged and kept, or None before the first login.
         key_source: how that key came to be trusted.
+        proved_keys: others that the host has, as it proved when it showed that key.
     """
 
     port: int = DEFAULT_SSH_PORT
@@ -90,6 +92,7 @@ class HostSsh:
     fingerprint: SshFingerprint | None = None
     public_key: SshPublicKey | None = None
     key_source: HostKeySource | None = None
+    proved_keys: tuple[SshPublicKey, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

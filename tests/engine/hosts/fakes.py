@@ -93,6 +93,11 @@ class FakeSsh:
     def __init__(self, judgement: HostKeyJudgement) -> None:
         self.judgement = judgement
         self.is_open = True
+        self.proved: Any = None
+
+    async def prove_host_keys(self, *, timeout_s: float) -> Any:
+        await _go(self.proved)
+        return self.proved
 
     async def close(self) -> None:
         self.is_open = False
@@ -148,6 +153,10 @@ class FakeAccess:
     connect_outcome: Any = None
     connect_to_new_outcome: Any = None
     host_keys_outcome: Any = None
+    undeploy_outcome: Any = None
+    undeployed: list[Any] = field(default_factory=list)
+    shown: SshPublicKey = HOST_KEY
+    proved: Any = None
     offered: list[SshPublicKey] = field(default_factory=lambda: [HOST_KEY])
     pin: Pin = AGENT_PIN
     judged_as: str = "given_fingerprint"
@@ -167,7 +176,8 @@ class FakeAccess:
     ) -> FakeSsh:
         self.logins.append((target, policy, password, use_key))
         await _go(self.log_in_outcome)
-        connection = FakeSsh(HostKeyJudgement(HOST_KEY, policy.source))
+        connection = FakeSsh(HostKeyJudgement(self.shown, policy.source))
+        connection.proved = self.proved
         self.connections.append(connection)
         return connection
 
@@ -181,6 +191,10 @@ class FakeAccess:
         await verify(self.pin)
         report(upload(StepStatus.FINISHED, 100))
         return SimpleNamespace(pin=self.pin)
+
+    async def undeploy(self, connection: Any) -> None:
+        await _go(self.undeploy_outcome)
+        self.undeployed.append(connection)
 
     async def connect(self, host: Host) -> FakeChannel:
         self.dials += 1

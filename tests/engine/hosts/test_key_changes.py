@@ -19,11 +19,14 @@ from pkengine.engine.model import (
 from pkengine.errors import (
     Conflict,
     HostKeyMismatch,
+    HostKeyRefused,
     HostKeyTypeUnavailable,
     HostUnreachable,
     NotFound,
+    SshError,
 )
-from pkengine.keys import Secret, SshFingerprint, SshPublicKey
+from pkengine.keys import Pin, Secret, SshFingerprint, SshPublicKey
+from pkengine.ssh import HostKeyUpdate
 from tests.engine.hosts.fakes import ADMIN, HOST_KEY, PASSWORD, HostsTestCase
 
 NEW_KEY = SshPublicKey.parse(
@@ -294,3 +297,75 @@ class SettlementTests(KeyChangesTestCase):
         self.now(self.hosts.update(self.host.id, change, ADMIN))
         self.pending()
         self.assertNotIn(13005, self.codes())
+
+
+class RotationTests(HostsTestCase):
+    """A host proves other keys by the stored one, and shows one of them in its place later."""
+
+    def learn(self, *keys: SshPublicKey) -> Host:
+        self.access.proved = HostKeyUpdate((HOST_KEY, *keys), keys, ())
+        host = self.add(activate=False)
+        self.access.proved = None
+        stored: Host = self.now(self.hosts.get(host.id))
+        return stored
+
+    def test_what_it_proves_is_stored_and_told(self) -> None:
+        host = self.learn(NEW_RSA_KEY, NEW_KEY)
+        self.assertEqual(host.ssh.public_key, HOST_KEY)
+        self.assertEqual(set(host.ssh.proved_keys), {NEW_KEY, NEW_RSA_KEY})
+        [text] = [text for code, text in self.log() if code == 13007]
+        for key in (NEW_KEY, NEW_RSA_KEY):
+            self.assertIn(f"{key.key_type} {key.fingerprint()}", text)
+
+    def test_a_key_that_was_proved_is_accepted_later_and_its_rotation_is_told(self) -> None:
+        host = self.learn(NEW_KEY)
+        self.access.shown = NEW_KEY
+        self.now(self.hosts.install(host.id, SshLogin(), ADMIN))
+        self.assertEqual(self.access.logins[-1][1].stored, (HOST_KEY, NEW_KEY))
+        ssh = self.now(self.hosts.get(host.id)).ssh
+        self.assertEqual((ssh.public_key, ssh.fingerprint), (NEW_KEY, NEW_KEY.fingerprint()))
+        self.assertEqual(ssh.key_source, HostKeySource.PROVED)
+        self.assertNotIn(NEW_KEY, ssh.proved_keys)
+        [text] = [text for code, text in self.log() if code == 13006]
+        self.assertIn(f"was ssh-ed25519 {HOST_KEY.fingerprint()}", text)
+        self.assertIn(f"is ssh-ed25519 {NEW_KEY.fingerprint()}", text)
+        self.assertNotIn(13005, self.codes())
+
+    def test_a_key_that_it_has_no_more_is_forgotten(self) -> None:
+        host = self.learn(NEW_KEY)
+        self.access.proved = HostKeyUpdate((HOST_KEY,), (), (NEW_KEY,))
+        self.now(self.hosts.install(host.id, SshLogin(), ADMIN))
+        self.assertEqual(self.now(self.hosts.get(host.id)).ssh.proved_keys, ())
+        [_, text] = [text for code, text in self.log() if code == 13007]
+        self.assertIn("has no more ssh-ed25519", text)
+
+    def test_the_same_keys_again_are_not_told_again(self) -> None:
+        host = self.learn(NEW_KEY)
+        self.access.proved = HostKeyUpdate((HOST_KEY, NEW_KEY), (), ())
+        self.now(self.hosts.install(host.id, SshLogin(), ADMIN))
+        self.assertEqual(self.codes().count(13007), 1)
+
+    def test_a_host_that_proves_nothing_is_installed_all_the_same(self) -> None:
+        for proved in (None, HostKeyRefused("It did not prove it."), SshError("No answer.")):
+            self.access.proved = proved
+            name = f"h-{type(proved).__name__}"
+            self.access.pin = Pin(name.encode().ljust(32)[:32])
+            host = self.now(self.hosts.get(self.add(name, activate=False).id))
+            self.assertEqual(host.status, HostStatus.MAINTENANCE)
+            self.assertEqual(host.ssh.proved_keys, ())
+
+    def test_another_key_that_is_given_ends_the_trust_in_what_the_old_one_proved(self) -> None:
+        host = self.learn(NEW_RSA_KEY)
+        for login in (SshLogin(public_key=NEW_KEY), SshLogin(fingerprint=HOST_KEY.fingerprint())):
+            change = HostChange(ssh=login)
+            self.now(self.hosts.update(host.id, change, ADMIN))
+            self.assertEqual(self.now(self.hosts.get(host.id)).ssh.proved_keys, ())
+
+    def test_a_mismatch_keeps_of_the_found_keys_those_that_were_not_proved(self) -> None:
+        host = self.learn(NEW_RSA_KEY)
+        self.access.log_in_outcome = MISMATCH
+        self.access.offered = [NEW_KEY, NEW_RSA_KEY]
+        self.refusal(self.hosts.install(host.id, SshLogin(), ADMIN), HostKeyMismatch)
+        self.assertEqual(self.now(self.hosts.key_changes.get(host.id)).new_keys, (NEW_KEY,))
+        approve = self.hosts.key_changes.approve(host.id, NEW_KEY.fingerprint(), ADMIN)
+        self.assertEqual(self.now(approve).ssh.proved_keys, ())

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from pkengine.engine.hosts.agent_report import AgentChannel
 from pkengine.engine.model import Host
 from pkengine.keys import Pin, Secret, SshPublicKey
-from pkengine.ssh import HostKeyJudgement, HostKeyPolicy, SshTarget
+from pkengine.ssh import HostKeyJudgement, HostKeyPolicy, HostKeyUpdate, SshTarget
 
 if TYPE_CHECKING:
     from pkengine.engine.hosts.deployment import DeployedAgent, StepReport
@@ -31,6 +31,13 @@ class LoggedIn(Protocol):
     @property
     def authenticated_by(self) -> str:
         """The method that the host accepted."""
+
+    async def prove_host_keys(self, *, timeout_s: float) -> HostKeyUpdate | None:
+        """Learn which keys the host has, by its proof; None where it does not tell.
+
+        Raises:
+            SshError: it does not answer, or proves nothing.
+        """
 
     def close(self) -> Deferred[None]:
         """Close the connection."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pkengine.engine.events import EventCode, Events
 from pkengine.engine.hosts.lifecycle import Trigger
@@ -23,6 +23,7 @@ _KEY_SOURCES = {
     HostKeySource.STORED: "the one that was stored",
     HostKeySource.FIRST_USE: "trusted on first use: compare it with the one on its console",
     HostKeySource.APPROVED: "the one that was approved",
+    HostKeySource.PROVED: "the one that it had proved by the one before",
 }
 
 _SEEN = {
@@ -181,6 +182,28 @@ class Announcements:
             "is closed. Another machine may have answered at its address meanwhile."
         )
         return self._warning(EventCode.KEY_CHANGE_SETTLED, text, host, origin)
+
+    def key_rotated(self, host: Host, old: HostSsh, origin: Origin) -> Event:
+        """The host shows another of its keys, as it had proved, in place of the stored one."""
+        text = (
+            f"The SSH host key of Host {host.name} was rotated: was {_described_stored(old)}, is "
+            f"{_described_stored(host.ssh)}, which the host had proved by the one before."
+        )
+        return self._normal(EventCode.HOST_KEY_ROTATED, text, host, origin)
+
+    def keys_learnt(self, host: Host, before: Collection[SshPublicKey], origin: Origin) -> Event:
+        """The host has proved, on a connection by its stored key, which keys it has."""
+        now = host.ssh.proved_keys
+        parts = [
+            f"{verb} {', '.join(map(_described, keys))}"
+            for verb, keys in (
+                ("has also", [key for key in now if key not in before]),
+                ("has no more", [key for key in before if key not in now]),
+            )
+            if keys
+        ]
+        text = f"By its SSH host key, Host {host.name} proved that it {' and '.join(parts)}."
+        return self._normal(EventCode.HOST_KEYS_LEARNT, text, host, origin)
 
     def key_replaced(self, host: Host, old: HostSsh, origin: Origin) -> Event:
         """Another SSH key was given with a request and takes the place of the stored one."""

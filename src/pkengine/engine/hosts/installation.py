@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from pkengine.engine.hosts.access import HostAccess, LoggedIn
 from pkengine.engine.hosts.agent_report import AgentReport, examine
 from pkengine.engine.hosts.lifecycle import Trigger, advance
+from pkengine.engine.hosts.proved_keys import learn_keys
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.jobs import RunningJob
 from pkengine.engine.model import Event, Host, HostStatus, Origin, StepStatus
@@ -59,6 +60,7 @@ class Installer:
         """
         try:
             try:
+                await learn_keys(self._registry, host, connection, origin)
                 await self._deploy(host, connection, job, origin, activate)
             finally:
                 await connection.close()

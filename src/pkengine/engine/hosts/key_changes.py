@@ -117,7 +117,7 @@ class KeyChanges:
             fetched = await self._access.host_keys(host.address, old.port)
         except SshError:
             fetched = []
-        found = dict.fromkeys(shown + tuple(k for k in fetched if not _is_stored(old, k)))
+        found = dict.fromkeys(key for key in (*shown, *fetched) if not _is_known(old, key))
         if not found:
             await self._registry.change(
                 host.id,
@@ -195,6 +195,7 @@ class KeyChanges:
                     public_key=approved,
                     fingerprint=approved.fingerprint(),
                     key_source=HostKeySource.APPROVED,
+                    proved_keys=(),
                 )
                 return replace(host, ssh=ssh)
 
@@ -243,7 +244,9 @@ class Settlement:
     def events(self, old: HostSsh, host: Host) -> list[Event]:
         """Tell of a key that was replaced, or of a change that has ended by itself."""
         if is_other_key(old, host.ssh):
-            return [self._tell.key_replaced(host, old, self._origin)]
+            is_proved = host.ssh.public_key in old.proved_keys
+            tell = self._tell.key_rotated if is_proved else self._tell.key_replaced
+            return [tell(host, old, self._origin)]
         if self._was_pending:
             return [self._tell.key_change_settled(host, self._origin)]
         return []
@@ -292,6 +295,10 @@ def _is_stored(ssh: HostSsh, key: SshPublicKey) -> bool:
     if ssh.public_key is not None:
         return key == ssh.public_key
     return ssh.fingerprint is not None and ssh.fingerprint.matches(key)
+
+
+def _is_known(ssh: HostSsh, key: SshPublicKey) -> bool:
+    return _is_stored(ssh, key) or key in ssh.proved_keys
 
 
 def _shown(refusal: HostKeyRefused) -> tuple[SshPublicKey, ...]:

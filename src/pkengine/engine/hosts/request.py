@@ -181,12 +181,13 @@ def with_login(ssh: HostSsh, login: SshLogin) -> HostSsh:
             public_key=key,
             fingerprint=key.fingerprint(),
             key_source=HostKeySource.GIVEN_KEY,
+            proved_keys=(),
         )
     if fingerprint is None:
         return ssh
     if ssh.public_key is not None and fingerprint.matches(ssh.public_key):
         return replace(ssh, fingerprint=fingerprint)
-    return replace(ssh, fingerprint=fingerprint, public_key=None, key_source=None)
+    return replace(ssh, fingerprint=fingerprint, public_key=None, key_source=None, proved_keys=())
 
 
 def host_key_policy(ssh: HostSsh) -> HostKeyPolicy:
@@ -195,7 +196,7 @@ def host_key_policy(ssh: HostSsh) -> HostKeyPolicy:
         return HostKeyPolicy(given=ssh.fingerprint)
     if ssh.key_source is HostKeySource.GIVEN_KEY:
         return HostKeyPolicy(given=ssh.public_key)
-    return HostKeyPolicy(stored=(ssh.public_key,))
+    return HostKeyPolicy(stored=(ssh.public_key, *ssh.proved_keys))
 
 
 def judged(ssh: HostSsh, judgement: HostKeyJudgement) -> HostSsh:
@@ -203,6 +204,14 @@ def judged(ssh: HostSsh, judgement: HostKeyJudgement) -> HostSsh:
 
     How the key first came to be trusted is kept when it is only met again.
     """
+    if judgement.key in ssh.proved_keys:
+        return replace(
+            ssh,
+            public_key=judgement.key,
+            fingerprint=judgement.key.fingerprint(),
+            key_source=HostKeySource.PROVED,
+            proved_keys=tuple(key for key in ssh.proved_keys if key != judgement.key),
+        )
     source = HostKeySource(judgement.source)
     if source is HostKeySource.STORED and ssh.key_source is not None:
         source = ssh.key_source

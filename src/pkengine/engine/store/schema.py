@@ -91,6 +91,7 @@ hosts = Table(
     Column("ssh_fingerprint", String(100)),
     Column("ssh_public_key", Text),
     Column("ssh_key_source", String(40)),
+    Column("ssh_proved_keys", JSON, nullable=False, server_default="[]"),
     Column("mechanism", String(40), nullable=False),
     Column("capabilities", JSON(none_as_null=True)),
     Column("hardware", JSON(none_as_null=True)),
