@@ -385,6 +385,14 @@ class CommandTests(TestCase):
             },
         )
 
+    async def test_remove_asks_for_no_more_than_was_said(self) -> None:
+        self.engine.answers[f"DELETE /hosts/{ID}"] = (200, {"status": "complete"})
+        for arguments, sent in (((), {}), (("--uninstall",), {"uninstall": "true"})):
+            ended = await self.run_command("host", "remove", "web", *arguments)
+            self.assertEqual(ended.status, 0, ended.err)
+            deleted = [asked for asked in self.engine.asked if asked.method == "DELETE"]
+            self.assertEqual(deleted[-1].parameters, sent)
+
     async def test_remove_deletes_the_host(self) -> None:
         self.engine.answers[f"DELETE /hosts/{ID}"] = (200, "")
         ended = await self.run_command("host", "remove", "web", "--force")

@@ -129,6 +129,17 @@ class AddedTests(EngineTestCase):
             str(self.engine.key_pair.pin), await host.run(f"cat {STATE}/authorized_engines")
         )
 
+    async def test_a_host_that_is_uninstalled_has_nothing_of_the_engine_left(self) -> None:
+        host = await self.host("one")
+        await host.run("echo '# ours' > /root/.ssh/authorized_keys")
+        added = await self.maintain(await self.add_up(host))
+        await self.engine.hosts.remove(added.id, ADMIN, uninstall=True)
+        self.assertEqual("# ours\n", await host.run("cat /root/.ssh/authorized_keys"))
+        self.assertEqual("", await host.run("pgrep -f [p]kagent || true"))
+        self.assertFalse((host.root / "opt/pkagent").exists())
+        self.assertFalse((host.root / "var/lib/pkagent").exists())
+        self.assertEqual([], await self.engine.hosts.list())
+
 
 class RefusedTests(EngineTestCase):
     """A refusal that is known before any step ran answers the request: no row, nothing sent."""

@@ -127,10 +127,17 @@ def deactivate(
 @host.command()
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Do not ask its agent to drop the engine's key.")
+@click.option(
+    "--uninstall",
+    is_flag=True,
+    help="First remove the agent, and the engine's SSH key, from the host.",
+)
 @json_option
 @click.pass_obj
-def remove(engine: EngineOptions, name: str, force: bool, as_json: bool) -> None:
+def remove(engine: EngineOptions, name: str, force: bool, uninstall: bool, as_json: bool) -> None:
     """Forget a host; its key is trusted no longer.
+
+    With --uninstall the engine logs in by its own SSH key; a host where that fails is kept.
 
     The host has to be in maintenance.
     """
@@ -139,7 +146,9 @@ def remove(engine: EngineOptions, name: str, force: bool, as_json: bool) -> None
         from pkengine.cli.hosts import find_host
 
         found = await find_host(client, name)
-        await client.delete(f"/hosts/{found['id']}", **({"force": "true"} if force else {}))
+        options = {"force": force, "uninstall": uninstall}
+        given = {option: "true" for option, is_given in options.items() if is_given}
+        await client.delete(f"/hosts/{found['id']}", **given)
         if as_json:
             show_json(found)
         else:

@@ -388,6 +388,26 @@ class RemoveTests(HostsTestCase):
         self.clock.advance(5)
         self.successResultOf(removing)
 
+    def test_uninstalling_logs_in_by_the_engines_key_and_leaves_nothing_there(self) -> None:
+        host = self.add(activate=False)
+        self.now(self.hosts.remove(host.id, ADMIN, uninstall=True))
+        self.assertEqual(self.access.logins[-1][2:], (None, True))
+        self.assertEqual(self.access.undeployed, self.access.connections[-1:])
+        self.assertFalse(self.access.connections[-1].is_open)
+        self.assertEqual(self.access.dials, 0)
+        self.refusal(self.hosts.get(host.id), NotFound)
+        self.assertIn("were removed from it", self.log()[-1][1])
+
+    def test_a_host_that_cannot_be_uninstalled_stays_known(self) -> None:
+        host = self.add(activate=False)
+        self.access.undeploy_outcome = DeploymentError("undeploy", "The disk is broken.")
+        self.refusal(self.hosts.remove(host.id, ADMIN, uninstall=True), DeploymentError)
+        self.assertFalse(self.access.connections[-1].is_open)
+        self.access.log_in_outcome = HostUnreachable("No answer.")
+        self.refusal(self.hosts.remove(host.id, ADMIN, uninstall=True), HostUnreachable)
+        self.assertEqual(self.status(host.id), HostStatus.MAINTENANCE)
+        self.refusal(self.hosts.remove(host.id, ADMIN, uninstall=True, force=True), BadRequest)
+
     def test_force_asks_nobody(self) -> None:
         host = self.add(activate=False)
         self.now(self.hosts.remove(host.id, ADMIN, force=True))

@@ -67,6 +67,13 @@ class HostAccess(Protocol):
             DeploymentError: a step failed.
         """
 
+    async def undeploy(self, connection: Any) -> None:
+        """Remove the agent from the host, and the SSH key of this engine.
+
+        Raises:
+            DeploymentError: a step failed; doing it again completes it.
+        """
+
     async def bundle_hash(self) -> str:
         """Tell which version of the agent `deploy` and `upgrade` would bring."""
 

@@ -18,7 +18,7 @@ from pkengine.engine.hosts.access import Report, Verify, VerifyVersion
 from pkengine.engine.hosts.agent_report import AgentChannel
 from pkengine.engine.hosts.arrivals import Arrivals
 from pkengine.engine.hosts.bundle import build_bundle
-from pkengine.engine.hosts.deployment import DeployedAgent, DeploymentPlan, deploy
+from pkengine.engine.hosts.deployment import DeployedAgent, DeploymentPlan, deploy, undeploy
 from pkengine.engine.hosts.deployment_upgrade import reboot, restart, upgrade
 from pkengine.engine.hosts.dial_in import DialIn
 from pkengine.engine.hosts.registry import peer_name
@@ -97,6 +97,11 @@ class NetworkAccess:
     ) -> DeployedAgent:
         """See `HostAccess`."""
         return await deploy(connection, await self._plan(host), report=report, verify=verify)
+
+    async def undeploy(self, connection: Any) -> None:
+        """See `HostAccess`."""
+        line = self._ssh_identity.authorized_keys_line
+        await undeploy(connection, report=lambda step: None, authorized_key=line)
 
     async def _plan(self, host: Host) -> DeploymentPlan:
         return DeploymentPlan(

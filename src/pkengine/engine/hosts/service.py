@@ -507,7 +507,14 @@ class Hosts:
         )
         await job.finish()
 
-    async def remove(self, host_id: uuid.UUID, origin: Origin, *, force: bool = False) -> None:
+    async def remove(
+        self,
+        host_id: uuid.UUID,
+        origin: Origin,
+        *,
+        force: bool = False,
+        uninstall: bool = False,
+    ) -> None:
         """Forget a host and trust its key no longer; what runs there is left running.
 
         Its agent is asked to drop the key of this engine, if it can be reached.
@@ -516,24 +523,42 @@ class Hosts:
             host_id: which one.
             origin: who asks.
             force: do not ask the agent.
+            uninstall: log in by the engine's SSH key, and remove the agent and that SSH key
+                from the host first.
 
         Raises:
             NotFound: there is no such host.
             Conflict: its status does not allow that.
+            BadRequest: `force` and `uninstall` contradict each other.
+            SshError, DeploymentError: with `uninstall`; the host is still known then.
         """
-        await self._tasks.shield(self._remove(host_id, origin, force))
+        if force and uninstall:
+            raise BadRequest("A host that is not to be asked cannot be uninstalled: choose one.")
+        await self._tasks.shield(self._remove(host_id, origin, force, uninstall))
 
-    async def _remove(self, host_id: uuid.UUID, origin: Origin, force: bool) -> None:
+    async def _remove(
+        self, host_id: uuid.UUID, origin: Origin, force: bool, uninstall: bool
+    ) -> None:
         host = await self._registry.get(host_id)
         with self._turns.taking("remove", host.name, host_id):
             require(host, Trigger.REMOVE)
             farewell = ""
-            if host.pins and not force:
+            if uninstall:
+                await self._uninstall(host, origin)
+                farewell = "Its agent and the SSH key of this engine were removed from it."
+            elif host.pins and not force:
                 farewell = await say_goodbye(self._access, host, self._own_pin, self._clock)
 
             await self._registry.delete(
                 host_id, lambda host: [self._tell.removed(host, farewell, origin)]
             )
+
+    async def _uninstall(self, host: Host, origin: Origin) -> None:
+        connection = await self._log_in_to_known(host, SshLogin(), "remove", origin)
+        try:
+            await self._access.undeploy(connection)
+        finally:
+            await connection.close()
 
     # Last, for in here its name hides the type's.
 

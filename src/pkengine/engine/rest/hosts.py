@@ -64,7 +64,10 @@ class HostResource:
             path=host,
             handler=self.remove,
             role=decides,
-            parameters=(Parameter("force", BOOLEAN, "Do not ask the agent to drop the key."),),
+            parameters=(
+                Parameter("force", BOOLEAN, "Do not ask the agent to drop the key."),
+                Parameter("uninstall", BOOLEAN, "Remove the agent from the host by SSH first."),
+            ),
         )
         yield Route(
             method="GET",
@@ -128,7 +131,12 @@ class HostResource:
 
     async def remove(self, call: Call, host_id: uuid.UUID) -> Answer:
         """Forget a host."""
-        await self._hosts.remove(host_id, call.origin, force=call.boolean("force", False))
+        await self._hosts.remove(
+            host_id,
+            call.origin,
+            force=call.boolean("force", False),
+            uninstall=call.boolean("uninstall", False),
+        )
         return Answer(element=ACTION, one=ActionResult())
 
     async def ssh_keys(self, call: Call) -> Answer:
