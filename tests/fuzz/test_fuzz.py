@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.util import find_spec
 
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -24,6 +25,8 @@ class Seeds(SynchronousTestCase):
 
 class BoundedRuns(TestCase):
     timeout = 600
+    if find_spec("atheris") is None:
+        skip = "atheris is not there for this Python or processor"
 
     async def fuzz(self, name: str) -> None:
         folder = os.path.abspath(self.mktemp())
