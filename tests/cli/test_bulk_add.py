@@ -164,6 +164,13 @@ class ReviewTests(BulkTestCase):
         )
         self.assertNotIn("\x1b", ended.err)
 
+    async def test_a_host_that_is_there_already_is_not_looked_at(self) -> None:
+        self.fleet.put("web", "192.0.2.1", "up")
+        ended = await self.add_given("name,address\nweb,192.0.2.1\n")
+        self.assertEqual(ended.status, 0, ended.err)
+        self.assertEqual(ended.err, "web  192.0.2.1  there already  Its status is up.\n")
+        self.assertNotIn(f"GET {API}/sshkeys", self.engine.paths())
+
     async def test_the_engine_out_of_reach_ends_it_all(self) -> None:
         self.engine.answers["GET /sshkeys"] = (503, "")
         ended = await self.add_given(f"name,address,fingerprint\nweb,192.0.2.1,{RIGHT}\n")

@@ -132,7 +132,8 @@ def _show_one(change: Entity) -> None:
         *(("Found", _described(key)) for key in change["new_keys"]["ssh_key"]),
         ("Refused", f"{change.get('operation')} by {change.get('user_name') or 'the engine'}"),
         ("First seen", _moment(change["first_seen"])),
-        ("Last seen", f"{_moment(change['last_seen'])}, {change.get('times_seen')} times in all"),
+        ("Last seen", _moment(change["last_seen"])),
+        ("Times seen", change.get("times_seen")),
     ]
     width = max(len(label) for label, _ in facts)
     for label, value in facts:

@@ -205,11 +205,16 @@ def show_review(console: Console, reviews: Iterable[Review]) -> None:
         console.print(_table(reviews, console.width), "")
         return
     for review in reviews:
+        keys: tuple[str, ...] = ()
+        if review.judgement not in (Judgement.THERE, Judgement.CONFLICT):
+            keys = (
+                f"expected {_fingerprint(review.expected) or 'nothing'}",
+                f"found {', '.join(map(_described, review.found)) or 'nothing'}",
+            )
         cells = (
             review.row.name,
             review.row.address,
-            f"expected {_fingerprint(review.expected) or 'nothing'}",
-            f"found {', '.join(map(_described, review.found)) or 'nothing'}",
+            *keys,
             review.judgement.value,
             review.detail,
         )
