@@ -169,7 +169,10 @@ class Events:
         Raises:
             NotFound: there is no such event.
         """
-        event = await self._store.read(queries.event_by_id, event_id)
+        # No database has integers that are longer.
+        event = None
+        if event_id < 2**63:
+            event = await self._store.read(queries.event_by_id, event_id)
         if event is None:
             raise NotFound(f"There is no event {event_id}.")
         return event

@@ -86,6 +86,38 @@ def main(url: str, ca_file: str, user: str, password_file: str) -> dict[str, Any
     read.comment = "changed"
     found["updated"] = host.update(read).comment
 
+    followed = hosts.list(follow="cluster,nics,permissions", search="name=sdk1")[0]
+    found["followed"] = [
+        followed.cluster.name,
+        [nic.name for nic in followed.nics],
+        [nic.mac.address for nic in followed.nics if nic.mac],
+        [permission.role.name for permission in followed.permissions],
+    ]
+    found["collections"] = {
+        name: len(getattr(host, f"{name}_service")().list())
+        for name in (
+            *("affinity_labels", "devices", "fence_agents", "hooks", "network_attachments"),
+            *("nics", "numa_nodes", "permissions", "statistics", "storage", "tags"),
+            *("katello_errata", "unmanaged_networks", "storage_connection_extensions"),
+            "external_network_provider_configurations",
+        )
+    }
+
+    host.refresh()
+    host.enroll_certificate()
+    found["power"] = host.fence(fence_type="status").status.value
+    host.fence(fence_type="restart")
+    found["no_power_management"] = failure(lambda: host.fence(fence_type="stop"))
+    found["not_pending"] = failure(host.approve)
+    found["absent_action"] = failure(host.force_select_spm)
+    found["unknown_host"] = failure(hosts.host_service("no-host").activate)
+    host.upgrade_check()
+    found["update_available"] = host.get().update_available
+    host.upgrade(reboot=False, timeout=1)
+    wait(lambda: host.get().update_available is False)
+    upgrades = events.list(search="type=842 or type=841 or type=888", max=10)
+    found["upgraded"] = [(event.code, event.host.name) for event in upgrades]
+
     found["wrong_status"] = failure(lambda: host.install(root_password="x"))
     host.deactivate(reason="by the SDK")
     wait(lambda: host.get().status == types.HostStatus.MAINTENANCE)

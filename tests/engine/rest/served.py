@@ -41,7 +41,7 @@ from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.jobs import Jobs
-from pkengine.engine.model import Host, HostStatus, Severity, StepStatus
+from pkengine.engine.model import Host, Severity, StepStatus
 from pkengine.engine.rest import site
 from pkengine.engine.rest.application import Folder
 from pkengine.engine.store import Store
@@ -425,13 +425,13 @@ class ServedEngine:
 
         async def get_and_go_on(host_id: uuid.UUID) -> Host:
             host = await get(host_id)
-            reactor.callLater(0, self._go_on, host.status is HostStatus.INSTALLING)
+            reactor.callLater(0, self._go_on)
             return host
 
         self.hosts.get = get_and_go_on  # type: ignore[method-assign]
 
-    def _go_on(self, was_installing: bool) -> None:
-        if was_installing and self.network.deployments:
+    def _go_on(self) -> None:
+        if self.network.deployments:
             self.network.deployments.pop(0).callback(None)
         self.clock.advance(1)
 

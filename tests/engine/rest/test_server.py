@@ -72,7 +72,7 @@ class BoundedBodyTests(TestCase):
         chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
         for _ in range(3 * LARGEST_BODY // 65536):
             self.protocol.dataReceived(chunk)
-        request = self.protocol._channel.requests[0]
+        request = self.protocol.requests[0]
         self.assertLessEqual(request.content.tell(), LARGEST_BODY)
         self.protocol.dataReceived(b"0\r\n\r\n")
         self.assertTrue(self.sent().startswith(b"HTTP/1.1 413 "), self.sent()[:80])
@@ -80,6 +80,45 @@ class BoundedBodyTests(TestCase):
     def test_connection_that_says_nothing_is_closed(self) -> None:
         self.engine.clock.advance(61)
         self.assertTrue(self.transport.disconnecting)
+
+    def test_thousand_silent_and_slow_connections_hinder_nobody_and_are_closed(self) -> None:
+        idle = []
+        for number in range(1000):
+            self.connect()
+            if number % 2:  # half a request, and then nothing
+                self.protocol.dataReceived(b"GET /ovirt-engine/api/hosts HTTP/1.1\r\nHost: e")
+            idle.append(self.transport)
+        self.connect()
+        self.send("GET /ovirt-engine/api/hosts HTTP/1.1")
+        self.assertTrue(self.sent().startswith(b"HTTP/1.1 401 "))
+        self.engine.clock.advance(61)
+        self.assertTrue(all(transport.disconnecting for transport in idle))
+
+    def test_request_that_is_sent_drop_by_drop_does_not_live_on_by_that(self) -> None:
+        self.protocol.dataReceived(b"GET /ovirt-engine/api/hosts HTTP/1.1\r\nX: ")
+        for _ in range(20):
+            self.engine.clock.advance(10)
+            if self.transport.disconnecting:
+                return
+            self.protocol.dataReceived(b"x")
+        self.fail("The connection lived on.")
+
+    def test_headers_and_parameters_cannot_inject_headers(self) -> None:
+        injected = "%0d%0aSet-Cookie:%20a=b"
+        for path in (
+            f"/api/hosts?correlation_id=x{injected}",
+            f"/api/hosts{injected}",
+            f"/services/pki-resource?resource=ca-certificate&alias=x{injected}",
+        ):
+            self.connect()
+            self.send(
+                f"GET /ovirt-engine{path} HTTP/1.1",
+                "Correlation-Id: a\tb",
+                "Accept: application/json",
+            )
+            head = self.sent().partition(b"\r\n\r\n")[0]
+            self.assertRegex(head, b"^HTTP/1.1 ")
+            self.assertNotIn(b"Set-Cookie", head)
 
     def test_addresses_that_cannot_be_are_faults_everywhere(self) -> None:
         for path in ("/api/hosts", "/sso/oauth/token", "/services/pki-resource", "/", ""):
@@ -261,6 +300,20 @@ class SdkTests(HttpsTestCase):
             },
         )
         self.assertEqual(found["searched"], ["sdk1"])
+        self.assertEqual(
+            found["followed"],
+            ["Default", ["eth0", "lo"], ["52:54:00:00:00:01"], ["administrator"]],
+        )
+        filled = {name: count for name, count in found["collections"].items() if count}
+        self.assertEqual(filled, {"nics": 2, "permissions": 1, "statistics": 12})
+        self.assertEqual(found["power"], "on")
+        self.assertEqual(found["no_power_management"][:2], ["Error", 400])
+        self.assertEqual(found["not_pending"][:2], ["Error", 409])
+        self.assertEqual(found["absent_action"][:2], ["NotFoundError", 404])
+        self.assertEqual(found["unknown_host"][:2], ["NotFoundError", 404])
+        self.assertTrue(found["update_available"])
+        self.assertEqual(found["upgraded"], [[842, "sdk1"]])
+        self.assertEqual(self.engine.network.restarts, ["sdk1"])
         self.assertEqual(found["updated"], "changed")
         self.assertEqual(found["wrong_status"][:2], ["Error", 409])
         self.assertEqual(found["status_detail"], "by the SDK")

@@ -32,6 +32,7 @@ from pkengine.engine.rest.host_elements import HOST
 from pkengine.engine.rest.hosts import HostResource
 from pkengine.engine.rest.jobs import JobResource
 from pkengine.engine.rest.key_changes import KeyChangeResource
+from pkengine.engine.rest.openapi import Description
 from pkengine.engine.rest.pki import PublicKeys
 from pkengine.engine.rest.registration import HostRegistration
 from pkengine.engine.rest.root import RootResource
@@ -103,16 +104,20 @@ def site(engine: ServedEngine) -> IResource:
         }
     )
     instance_id = uuid.uuid5(uuid.NAMESPACE_URL, str(engine.key_pair.pin))
-    routes = chain(
-        RootResource(engine.hosts, engine.user_administration, instance_id, engine.clock).routes(),
-        clusters.routes(),
-        HostResource(engine.hosts, engine.clusters, engine.jobs).routes(),
-        HostActions(engine.hosts, engine.clusters, engine.jobs).routes(),
-        collections.routes(),
-        KeyChangeResource(engine.hosts.key_changes).routes(),
-        EventResource(engine.events).routes(),
-        jobs.routes(),
-        users.routes(),
+    routes = tuple(
+        chain(
+            RootResource(
+                engine.hosts, engine.user_administration, instance_id, engine.clock
+            ).routes(),
+            clusters.routes(),
+            HostResource(engine.hosts, engine.clusters, engine.jobs).routes(),
+            HostActions(engine.hosts, engine.clusters, engine.jobs).routes(),
+            collections.routes(),
+            KeyChangeResource(engine.hosts.key_changes).routes(),
+            EventResource(engine.events).routes(),
+            jobs.routes(),
+            users.routes(),
+        )
     )
     sign_on = SignOn(engine.accounts, engine.events)
     public_keys = PublicKeys(
@@ -127,7 +132,9 @@ def site(engine: ServedEngine) -> IResource:
     services.handle_errors(Exception)(refuse)
 
     root = Folder()
-    root.putChild(b"api", Application(routes, follower, Authorizer(engine.accounts)).resource())
+    application = Application(routes, follower, Authorizer(engine.accounts))
+    application.add(Description(routes, follower))
+    root.putChild(b"api", application.resource())
     root.putChild(b"sso", sign_on.resource())
     root.putChild(b"services", Routed(services))
     return root

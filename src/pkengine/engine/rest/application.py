@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from klein import Klein
 from twisted.internet.defer import CancelledError
@@ -47,6 +47,13 @@ T = TypeVar("T")
 _log = Logger()
 
 
+class Page(Protocol):
+    """Adds its own routes."""
+
+    def add_to(self, klein: Klein) -> None:
+        """Add them."""
+
+
 class Application:
     """Serves routes.
 
@@ -72,6 +79,10 @@ class Application:
 
         endpoint = f"{route.method} {route.path}"
         self._klein.route(route.path, methods=[route.method], endpoint=endpoint)(serve)
+
+    def add(self, page: Page) -> None:
+        """Serve something that is there for everybody."""
+        page.add_to(self._klein)
 
     def resource(self) -> IResource:
         """Give the resource for `BASE`."""

@@ -142,6 +142,7 @@ class Route:
         reads: what is in the body, if any.
         status: of an answer without fault.
         parameters: of the URL, beyond those that every route of its kind takes.
+        searches: the fields that a search may name, where there can be one.
         summary: what it does; empty for the first line of the handler's documentation.
     """
 
@@ -155,4 +156,5 @@ class Route:
     reads: Element | None = None
     status: int = 200
     parameters: tuple[Parameter, ...] = ()
+    searches: Collection[str] = ()
     summary: str = ""

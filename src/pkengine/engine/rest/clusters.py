@@ -32,13 +32,30 @@ class ClusterResource:
 
     def routes(self) -> Iterable[Route]:
         """Give the routes."""
-        yield Route(method="GET", path="/clusters", handler=self.list)
-        yield Route(method="GET", path="/clusters/<uuid:cluster_id>", handler=self.get)
-        yield Route(method="GET", path="/datacenters", handler=self.list_data_centers)
+        yield Route(
+            method="GET",
+            path="/clusters",
+            handler=self.list,
+            element=CLUSTER,
+            is_many=True,
+            searches=_CLUSTER_FIELDS,
+        )
+        yield Route(
+            method="GET", path="/clusters/<uuid:cluster_id>", handler=self.get, element=CLUSTER
+        )
+        yield Route(
+            method="GET",
+            path="/datacenters",
+            handler=self.list_data_centers,
+            element=DATA_CENTER,
+            is_many=True,
+            searches=_DATA_CENTER_FIELDS,
+        )
         yield Route(
             method="GET",
             path="/datacenters/<uuid:data_center_id>",
             handler=self.get_data_center,
+            element=DATA_CENTER,
         )
 
     def links_of_hosts(self) -> Iterable[Link]:

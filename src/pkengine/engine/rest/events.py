@@ -20,8 +20,15 @@ class EventResource:
 
     def routes(self) -> Iterable[Route]:
         """Give the routes."""
-        yield Route(method="GET", path="/events", handler=self.list)
-        yield Route(method="GET", path="/events/<int:event_id>", handler=self.get)
+        yield Route(
+            method="GET",
+            path="/events",
+            handler=self.list,
+            element=EVENT,
+            is_many=True,
+            searches=EVENT_FIELDS,
+        )
+        yield Route(method="GET", path="/events/<int:event_id>", handler=self.get, element=EVENT)
 
     async def list(self, call: Call) -> Answer:
         """Give events, the newest first; ``from`` is exclusive."""

@@ -44,7 +44,14 @@ class HostResource:
         host = "/hosts/<uuid:host_id>"
         # What decides whom to trust is the administrator's.
         decides = Role.ADMINISTRATOR
-        yield Route(method="GET", path="/hosts", handler=self.list, element=HOST, is_many=True)
+        yield Route(
+            method="GET",
+            path="/hosts",
+            handler=self.list,
+            element=HOST,
+            is_many=True,
+            searches=HOST_FIELDS,
+        )
         yield Route(
             method="POST",
             path="/hosts",

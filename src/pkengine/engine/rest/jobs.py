@@ -22,10 +22,14 @@ class JobResource:
     def routes(self) -> Iterable[Route]:
         """Give the routes."""
         job = "/jobs/<uuid:job_id>"
-        yield Route(method="GET", path="/jobs", handler=self.list)
-        yield Route(method="GET", path=job, handler=self.get)
-        yield Route(method="GET", path=f"{job}/steps", handler=self.steps)
-        yield Route(method="GET", path=f"{job}/steps/<uuid:step_id>", handler=self.step)
+        yield Route(method="GET", path="/jobs", handler=self.list, element=JOB, is_many=True)
+        yield Route(method="GET", path=job, handler=self.get, element=JOB)
+        yield Route(
+            method="GET", path=f"{job}/steps", handler=self.steps, element=STEP, is_many=True
+        )
+        yield Route(
+            method="GET", path=f"{job}/steps/<uuid:step_id>", handler=self.step, element=STEP
+        )
 
     def links(self) -> Iterable[Link]:
         """Give what can be followed from a job."""

@@ -37,7 +37,7 @@ class RootResource:
 
     def routes(self) -> Iterable[Route]:
         """Give the routes."""
-        yield Route(method="GET", path="/", handler=self.get)
+        yield Route(method="GET", path="/", handler=self.get, element=API)
 
     async def get(self, call: Call) -> Answer:
         """Tell what this is and where the collections are."""

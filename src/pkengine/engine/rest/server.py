@@ -71,6 +71,27 @@ class BoundedRequest(server.Request):
         self.channel.loseConnection()
 
 
+class DeadlineChannel(http.HTTPChannel):
+    """A connection that gives each request `IDLE_TIMEOUT_S` to arrive, however its octets drip."""
+
+    _is_arriving = False
+
+    def dataReceived(self, data: bytes) -> None:
+        """See `IProtocol`."""
+        if not self._is_arriving:
+            self._is_arriving = True
+            super().resetTimeout()  # type: ignore[no-untyped-call]
+        super().dataReceived(data)  # type: ignore[no-untyped-call]
+
+    def resetTimeout(self) -> None:
+        """Give no more time; called for each octet."""
+
+    def allContentReceived(self) -> None:
+        """See `HTTPChannel`: the request is whole."""
+        self._is_arriving = False
+        super().allContentReceived()  # type: ignore[no-untyped-call]
+
+
 class HttpServer(server.Site):
     """Serves the resources of the engine.
 
@@ -80,6 +101,7 @@ class HttpServer(server.Site):
     """
 
     _log = Logger()
+    protocol = DeadlineChannel  # type: ignore[assignment]  # HTTP/1.1 alone needs no wrapper
 
     def __init__(self, resource: IResource, reactor: Any) -> None:
         super().__init__(  # type: ignore[no-untyped-call]

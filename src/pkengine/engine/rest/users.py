@@ -50,20 +50,60 @@ class UserResource:
         decides = Role.ADMINISTRATOR
         user = "/users/<uuid:user_id>"
         token = f"{user}/tokens/<uuid:token_id>"
-        yield Route(method="GET", path="/users", handler=self.list)
-        yield Route(method="POST", path="/users", handler=self.add, role=decides)
-        yield Route(method="GET", path=user, handler=self.get)
-        yield Route(method="PUT", path=user, handler=self.update)
-        yield Route(method="DELETE", path=user, handler=self.remove, role=decides)
-        yield Route(method="GET", path=f"{user}/tokens", handler=self.tokens)
-        yield Route(method="POST", path=f"{user}/tokens", handler=self.issue_token)
-        yield Route(method="GET", path=token, handler=self.token)
-        yield Route(method="DELETE", path=token, handler=self.revoke_token)
-        yield Route(method="GET", path="/roles", handler=self.roles)
-        yield Route(method="GET", path="/roles/<uuid:wanted>", handler=self.role)
-        yield Route(method="GET", path="/audit", handler=self.audit, role=decides)
         yield Route(
-            method="GET", path="/audit/<int:event_id>", handler=self.decision, role=decides
+            method="GET",
+            path="/users",
+            handler=self.list,
+            element=USER,
+            is_many=True,
+            searches=_USER_FIELDS,
+        )
+        yield Route(
+            method="POST",
+            path="/users",
+            handler=self.add,
+            role=decides,
+            element=USER,
+            reads=USER,
+            status=201,
+        )
+        yield Route(method="GET", path=user, handler=self.get, element=USER)
+        yield Route(method="PUT", path=user, handler=self.update, element=USER, reads=USER)
+        yield Route(method="DELETE", path=user, handler=self.remove, role=decides)
+        yield Route(
+            method="GET",
+            path=f"{user}/tokens",
+            handler=self.tokens,
+            element=TOKEN,
+            is_many=True,
+        )
+        yield Route(
+            method="POST",
+            path=f"{user}/tokens",
+            handler=self.issue_token,
+            element=TOKEN,
+            reads=TOKEN,
+            status=201,
+        )
+        yield Route(method="GET", path=token, handler=self.token, element=TOKEN)
+        yield Route(method="DELETE", path=token, handler=self.revoke_token)
+        yield Route(method="GET", path="/roles", handler=self.roles, element=ROLE, is_many=True)
+        yield Route(method="GET", path="/roles/<uuid:wanted>", handler=self.role, element=ROLE)
+        yield Route(
+            method="GET",
+            path="/audit",
+            handler=self.audit,
+            role=decides,
+            element=AUDIT_RECORD,
+            is_many=True,
+            searches=EVENT_FIELDS,
+        )
+        yield Route(
+            method="GET",
+            path="/audit/<int:event_id>",
+            handler=self.decision,
+            role=decides,
+            element=AUDIT_RECORD,
         )
 
     async def list(self, call: Call) -> Answer:
