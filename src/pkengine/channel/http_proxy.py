@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import h11
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import connectProtocol
+from twisted.internet.error import ConnectingCancelledError, ConnectionClosed
 from twisted.internet.interfaces import (
     IAddress,
     IProtocol,
@@ -107,8 +108,8 @@ class TunnelEndpoint:
         tunnel = _Tunnel(self._proxy, self._target, protocolFactory)
 
         def cancelled(_: Deferred[IProtocol]) -> None:
+            tunnel.give_up(ConnectingCancelledError(self._target))
             connecting.cancel()
-            tunnel.abort()
 
         result: Deferred[IProtocol] = Deferred(cancelled)
         tunnel.result = result
@@ -169,8 +170,10 @@ class _Tunnel(Protocol):
         address: IAddress = transport.getPeer()
         above = self._factory.buildProtocol(address)
         result, self.result = self.result, None
-        if above is None or result is None:
+        assert result is not None, "an attempt that was given up hears no answer"
+        if above is None:
             transport.abortConnection()
+            result.errback(ConnectionClosed("the application takes no connection"))
             return
         self._above = above
         above.makeConnection(transport)
@@ -188,10 +191,7 @@ class _Tunnel(Protocol):
             self.failed(Failure(error))
 
     def _refuse(self, what: str) -> None:
-        self.failed(
-            Failure(ChannelError(f"The proxy {self._proxy}, asked for {self._target}, {what}"))
-        )
-        self.abort()
+        self.give_up(ChannelError(f"The proxy {self._proxy}, asked for {self._target}, {what}"))
 
     def failed(self, failure: Failure) -> None:
         self._http = None
@@ -199,8 +199,8 @@ class _Tunnel(Protocol):
         if result is not None:
             result.errback(failure)
 
-    def abort(self) -> None:
-        self._http = None
+    def give_up(self, reason: Exception) -> None:
+        self.failed(Failure(reason))
         transport: Any = self.transport
         if transport is not None:
             transport.abortConnection()
