@@ -185,7 +185,8 @@ class _Upgrade(Protocol):
         transport: Any = self.transport
         if transport is not None:
             transport.abortConnection()
-        elif connecting is not None:
+        else:
+            assert connecting is not None, "without a connection, one is being made"
             connecting.cancel()
 
 
