@@ -38,9 +38,12 @@ class Authority:
         )
 
     def issue(
-        self, names: Sequence[x509.GeneralName], *, valid_days: int = 1
+        self, names: Sequence[x509.GeneralName] | bytes, *, valid_days: int = 1
     ) -> CertificateOptions:
-        """Make a certificate, and what a server needs to show it; negative days are past."""
+        """Make a certificate, and what a server needs to show it; negative days are past.
+
+        Octets for names are those of the extension, however malformed.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "server")])
         basic = x509.BasicConstraints(ca=False, path_length=None)
@@ -55,7 +58,7 @@ class Authority:
         self,
         name: x509.Name,
         key: ec.EllipticCurvePublicKey,
-        names: Sequence[x509.GeneralName],
+        names: Sequence[x509.GeneralName] | bytes,
         basic: x509.BasicConstraints,
         *,
         valid_days: int,
@@ -73,7 +76,12 @@ class Authority:
             .add_extension(basic, critical=True)
         )
         if names:
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+            extension = (
+                x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, names)
+                if isinstance(names, bytes)
+                else x509.SubjectAlternativeName(names)
+            )
+            builder = builder.add_extension(extension, critical=False)
         return builder.sign(self._key, hashes.SHA256())
 
 

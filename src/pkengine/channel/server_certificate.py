@@ -6,6 +6,8 @@ OpenSSL's verify callback, so that a server that is refused never finishes the h
 
 from __future__ import annotations
 
+import abc
+
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import Certificate
 from OpenSSL import SSL
@@ -36,7 +38,7 @@ _FINDINGS = {
 }
 
 
-class _Server:
+class _Server(abc.ABC):
     """What both ways have in common.
 
     Args:
@@ -76,9 +78,9 @@ class _Server:
         protocol.failVerification(Failure(ServerCertificateRefused(refusal)))
         return False
 
+    @abc.abstractmethod
     def _refusal(self, certificate: Certificate, error: int, depth: int, ok: bool) -> str | None:
         """Say what is wrong with a certificate, or give None."""
-        raise NotImplementedError
 
 
 @implementer(IOpenSSLClientConnectionCreator)
