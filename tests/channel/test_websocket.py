@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -12,6 +14,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
 
 from pkengine.channel.websocket import MAX_MESSAGE_SIZE, MESSAGE_SIZE, PING_S, websocket_stream
 
@@ -106,6 +110,17 @@ class StreamTests(SynchronousTestCase):
             self.stream.dataReceived(octets)
         self.assertEqual(sum(map(len, self.application.received)), 20 * 65536)
 
+    def test_a_message_without_octets_is_not_shown_to_the_application(self) -> None:
+        self.stream.dataReceived(self.peer.send(BytesMessage(data=b"")))
+        self.stream.dataReceived(self.peer.send(BytesMessage(data=b"next")))
+        self.assertEqual(self.application.received, [b"next"])
+
+    def test_the_addresses_are_those_of_the_connection_below(self) -> None:
+        self.wire.peerAddr = IPv4Address("TCP", "192.0.2.1", 40_000)
+        self.wire.hostAddr = IPv4Address("TCP", "192.0.2.2", 443)
+        self.assertEqual(self.application.transport.getPeer(), self.wire.peerAddr)
+        self.assertEqual(self.application.transport.getHost(), self.wire.hostAddr)
+
     def test_text_ends_the_connection(self) -> None:
         self.stream.dataReceived(self.peer.send(TextMessage(data="hello")))
         self.assertEqual(self.application.received, [])
@@ -195,4 +210,66 @@ class StreamTests(SynchronousTestCase):
         self.stream.resumeProducing()
         self.assertEqual(self.wire.producerState, "producing")
         self.stream.stopProducing()
+        self.assertTrue(self.wire.disconnecting)
+
+
+@implementer(ISSLTransport)
+class SecureWire(Wire):
+    """A connection below that has TLS."""
+
+    handle, certificate = object(), object()
+    no_delay = keep_alive = False
+
+    def getHandle(self) -> object:
+        return self.handle
+
+    def getPeerCertificate(self) -> object:
+        return self.certificate
+
+    def getTcpNoDelay(self) -> bool:
+        return self.no_delay
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        self.no_delay = enabled
+
+    def getTcpKeepAlive(self) -> bool:
+        return self.keep_alive
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        self.keep_alive = enabled
+
+
+class SecureStreamTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.wire = SecureWire()
+        self.application = Recorder()
+        self.stream = websocket_stream(
+            Connection(ConnectionType.SERVER), self.application, self.wire, self.clock
+        )
+        self.stream.makeConnection(self.wire)
+        self.addCleanup(self.stream.connectionLost, Failure(ConnectionDone()))
+        self.transport = ISSLTransport(self.application.transport)
+
+    def test_the_application_sees_the_tls_connection_below(self) -> None:
+        verifyObject(ISSLTransport, self.transport)
+        self.assertIs(self.transport.getHandle(), self.wire.handle)
+        self.assertIs(self.transport.getPeerCertificate(), self.wire.certificate)
+
+    def test_octets_do_not_wait_for_more_unless_the_application_wants_that(self) -> None:
+        self.assertTrue(self.transport.getTcpNoDelay())
+        self.transport.setTcpNoDelay(False)
+        self.assertFalse(self.wire.no_delay)
+        self.assertFalse(self.transport.getTcpNoDelay())
+
+    def test_the_application_may_have_the_connection_below_kept_alive(self) -> None:
+        self.transport.setTcpKeepAlive(True)
+        self.assertTrue(self.wire.keep_alive)
+        self.assertTrue(self.transport.getTcpKeepAlive())
+
+    def test_the_end_of_writing_is_the_end_of_the_stream(self) -> None:
+        self.transport.loseWriteConnection()
+        peer = Connection(ConnectionType.CLIENT)
+        peer.receive_data(self.wire.value())
+        self.assertEqual([type(one) for one in peer.events()], [CloseConnection])
         self.assertTrue(self.wire.disconnecting)
