@@ -132,7 +132,7 @@ class KeyChanges:
             seen_at=f"{host.address} port {old.port}",
             old_fingerprint=old.fingerprint,
             old_key=old.public_key,
-            new_keys=tuple(sorted(found, key=lambda key: key.key_type)),
+            new_keys=tuple(sorted(found, key=lambda key: (key.key_type, key.blob))),
             operation=operation,
             user=origin.user,
             first_seen=now,
