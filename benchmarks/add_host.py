@@ -39,15 +39,15 @@ from twisted.internet.task import react
 
 from pkengine.auth.peer import TrustedPeer
 from pkengine.auth.trust import format_trust_line
-from pkengine.engine.hosts.bundle import AgentBundle, build_bundle
-from pkengine.engine.hosts.deployment import (
+from pkengine.engine.deployment.bundle import AgentBundle, build_bundle
+from pkengine.engine.deployment.deployment import (
     DeploymentPlan,
     interpreter_for,
     steps_before_start,
 )
-from pkengine.engine.hosts.deployment_host import DeploymentHost
-from pkengine.engine.hosts.deployment_layout import OWN_FOLDER, SYSTEM_LAYOUT
-from pkengine.engine.hosts.deployment_steps import Progress
+from pkengine.engine.deployment.layout import OWN_FOLDER, SYSTEM_LAYOUT
+from pkengine.engine.deployment.steps import Progress
+from pkengine.engine.deployment.target import DeploymentHost
 from pkengine.engine.model import DEFAULT_AGENT_PORT
 from pkengine.keys import Pin, SshPublicKey
 from pkengine.ssh import (

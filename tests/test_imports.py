@@ -31,7 +31,7 @@ BELOW: dict[str, set[str]] = {
 }
 
 #: Programs that the engine carries to hosts, where they are the top; here nothing imports them.
-CARRIED = ("engine/hosts/bundle_main.py", "engine/hosts/on_host")
+CARRIED = ("engine/deployment/bundle_main.py", "engine/deployment/on_host")
 
 #: What `pip install pkengine` brings, without an extra.
 PLAIN_LAYERS = ("errors", "interfaces", "keys", "auth")

@@ -26,8 +26,8 @@ from pkengine.channel.verbs import (
     OperatingSystem,
 )
 from pkengine.engine.clusters import Clusters
+from pkengine.engine.deployment.steps import StepReport
 from pkengine.engine.events import Events
-from pkengine.engine.hosts.deployment_steps import StepReport
 from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.hosts.service import Hosts

@@ -35,8 +35,8 @@ from pkengine.channel.verbs import (
 )
 from pkengine.engine.accounts import ADMIN, Accounts
 from pkengine.engine.clusters import Clusters
+from pkengine.engine.deployment.deployment import DeployedAgent, StepReport
 from pkengine.engine.events import EventCode, Events
-from pkengine.engine.hosts.deployment import DeployedAgent, StepReport
 from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.hosts.service import Hosts

@@ -13,7 +13,7 @@ from pkengine.keys import Pin, Secret, SshPublicKey
 from pkengine.ssh import HostKeyJudgement, HostKeyPolicy, HostKeyUpdate, SshTarget
 
 if TYPE_CHECKING:
-    from pkengine.engine.hosts.deployment import DeployedAgent, StepReport
+    from pkengine.engine.deployment.deployment import DeployedAgent, StepReport
 
 Report = Callable[["StepReport"], None]
 Verify = Callable[[Pin], Awaitable[None]]

@@ -19,7 +19,7 @@ from pkengine.errors import PkengineError
 from pkengine.keys import Pin
 
 if TYPE_CHECKING:
-    from pkengine.engine.hosts.deployment import StepReport
+    from pkengine.engine.deployment.deployment import StepReport
 
 INTERRUPTED = (
     "It was interrupted because the engine stopped. Nothing was trusted; install it again."

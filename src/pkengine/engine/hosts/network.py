@@ -14,12 +14,12 @@ from pkengine.auth.peer import TrustedPeer
 from pkengine.auth.pin import PinAuthenticator
 from pkengine.auth.trust import MemoryTrustStore
 from pkengine.channel import connect_channel
+from pkengine.engine.deployment.bundle import build_bundle
+from pkengine.engine.deployment.deployment import DeployedAgent, DeploymentPlan, deploy, undeploy
+from pkengine.engine.deployment.upgrade import reboot, restart, upgrade
 from pkengine.engine.hosts.access import Report, Verify, VerifyVersion
 from pkengine.engine.hosts.agent_report import AgentChannel
 from pkengine.engine.hosts.arrivals import Arrivals
-from pkengine.engine.hosts.bundle import build_bundle
-from pkengine.engine.hosts.deployment import DeployedAgent, DeploymentPlan, deploy, undeploy
-from pkengine.engine.hosts.deployment_upgrade import reboot, restart, upgrade
 from pkengine.engine.hosts.dial_in import DialIn
 from pkengine.engine.hosts.registry import peer_name
 from pkengine.engine.model import Host

@@ -29,7 +29,7 @@ from pkengine.engine.tasks import Tasks
 from pkengine.errors import Conflict, PkengineError
 
 if TYPE_CHECKING:
-    from pkengine.engine.hosts.deployment import StepReport
+    from pkengine.engine.deployment.deployment import StepReport
 
 
 class Upgrades:

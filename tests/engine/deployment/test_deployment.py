@@ -22,22 +22,22 @@ from pkengine.auth.pin import PinAuthenticator
 from pkengine.auth.trust import MemoryTrustStore, format_trust_line
 from pkengine.channel import connect_channel
 from pkengine.channel.verbs import GET_VERSION, AgentVersion
-from pkengine.engine.hosts.bundle import AgentBundle
-from pkengine.engine.hosts.deployment import (
+from pkengine.engine.deployment.bundle import AgentBundle
+from pkengine.engine.deployment.deployment import (
     DeployedAgent,
     DeploymentPlan,
     StepReport,
     deploy,
     undeploy,
 )
-from pkengine.engine.hosts.deployment_layout import OWN_FOLDER, Layout
-from pkengine.engine.hosts.deployment_platform import Platform
-from pkengine.engine.hosts.on_host.processes import Agent, agents
+from pkengine.engine.deployment.layout import OWN_FOLDER, Layout
+from pkengine.engine.deployment.on_host.processes import Agent, agents
+from pkengine.engine.deployment.platform import Platform
 from pkengine.engine.model import StepStatus
 from pkengine.errors import AuthenticationError, DeploymentError, SudoRefused
 from pkengine.keys import KeyPair, Pin
-from tests.engine.hosts.deployment_agent import PIN, pack, small_bundle
-from tests.engine.hosts.deployment_host import (
+from tests.engine.deployment.agent import PIN, pack, small_bundle
+from tests.engine.deployment.ssh_host import (
     LocalConnection,
     end_agents,
     free_port,
@@ -365,7 +365,7 @@ class RefusedTests(DeploymentTestCase):
         content = {"bin/pkagent": os.urandom(1 << 20)}
         big = pack(self.folder / "bundles", content, Platform.of_this_process(), "1")
         self.patch(  # the room is judged beforehand: here something else takes it meanwhile
-            __import__("pkengine.engine.hosts.deployment", fromlist=["_ROOM_FOR_BLOCKS"]),
+            __import__("pkengine.engine.deployment.deployment", fromlist=["_ROOM_FOR_BLOCKS"]),
             "_ROOM_FOR_BLOCKS",
             -(1 << 20),
         )

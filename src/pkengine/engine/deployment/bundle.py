@@ -24,8 +24,8 @@ from pathlib import Path
 
 import msgspec
 
-from pkengine.engine.hosts.bundle_contents import BundleContents, collect_contents
-from pkengine.engine.hosts.deployment_platform import Platform
+from pkengine.engine.deployment.bundle_contents import BundleContents, collect_contents
+from pkengine.engine.deployment.platform import Platform
 from pkengine.errors import BundleError, KeyFileError
 from pkengine.keys.files import write_atomically
 

@@ -6,7 +6,7 @@ import os
 import stat
 from typing import Any
 
-from pkengine.engine.hosts.on_host.files import relabel, write
+from pkengine.engine.deployment.on_host.files import relabel, write
 
 
 def authorize(*, key: str) -> dict[str, Any]:

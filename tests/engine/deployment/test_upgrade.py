@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pkengine.engine.hosts.deployment import DeploymentPlan
-from pkengine.engine.hosts.deployment_upgrade import reboot, restart, upgrade
+from pkengine.engine.deployment.deployment import DeploymentPlan
+from pkengine.engine.deployment.upgrade import reboot, restart, upgrade
 from pkengine.engine.model import StepStatus
 from pkengine.errors import (
     Conflict,
@@ -12,8 +12,8 @@ from pkengine.errors import (
     SshCommandFailed,
     SshConnectionLost,
 )
-from tests.engine.hosts.deployment_host import LocalConnection
-from tests.engine.hosts.test_deployment import DeploymentTestCase as DeploymentCase
+from tests.engine.deployment.ssh_host import LocalConnection
+from tests.engine.deployment.test_deployment import DeploymentTestCase as DeploymentCase
 
 
 class UpgradeTests(DeploymentCase):

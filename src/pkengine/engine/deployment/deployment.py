@@ -13,7 +13,7 @@ A deployment is a list of small named steps, in this order::
 
 Each step may be repeated and changes only what is not as wanted, so a deployment that was
 interrupted is completed by running it again.  `probe` is a shell script; `verify` is the
-caller's; the others are performed by the program in `pkengine.engine.hosts.on_host`, several
+caller's; the others are performed by the program in `pkengine.engine.deployment.on_host`, several
 of them in one command, because a round trip to a distant host costs more than a step.
 """
 
@@ -27,11 +27,11 @@ import msgspec
 
 from pkengine.auth.peer import TrustedPeer
 from pkengine.auth.trust import format_trust_line
-from pkengine.engine.hosts.bundle import AgentBundle
-from pkengine.engine.hosts.deployment_host import DeploymentHost, Place, Steps
-from pkengine.engine.hosts.deployment_layout import SYSTEM_LAYOUT, Layout
-from pkengine.engine.hosts.deployment_probe import HostFacts, Interpreter, choose_interpreter
-from pkengine.engine.hosts.deployment_steps import Progress, Report, StepReport
+from pkengine.engine.deployment.bundle import AgentBundle
+from pkengine.engine.deployment.layout import SYSTEM_LAYOUT, Layout
+from pkengine.engine.deployment.probe import HostFacts, Interpreter, choose_interpreter
+from pkengine.engine.deployment.steps import Progress, Report, StepReport
+from pkengine.engine.deployment.target import DeploymentHost, Place, Steps
 from pkengine.errors import PkengineError, SshError
 from pkengine.keys import Pin
 

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import pkengine
-from pkengine.engine.hosts.deployment_platform import Platform, needed_glibc, version_key
+from pkengine.engine.deployment.platform import Platform, needed_glibc, version_key
 from pkengine.errors import BundleError
 
 _PROJECT = "pkengine"

@@ -14,14 +14,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pkengine.engine.hosts.deployment import (
+from pkengine.engine.deployment.deployment import (
     DeploymentPlan,
     interpreter_for,
     steps_before_start,
 )
-from pkengine.engine.hosts.deployment_host import DeploymentHost, Place, Steps
-from pkengine.engine.hosts.deployment_probe import Interpreter
-from pkengine.engine.hosts.deployment_steps import DESCRIPTIONS, Progress, Report, StepReport
+from pkengine.engine.deployment.probe import Interpreter
+from pkengine.engine.deployment.steps import DESCRIPTIONS, Progress, Report, StepReport
+from pkengine.engine.deployment.target import DeploymentHost, Place, Steps
 from pkengine.errors import DeploymentError, PkengineError, SshConnectionLost, SshError
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ import tempfile
 import zlib
 from typing import Any
 
-from pkengine.engine.hosts.on_host.files import locked, relabel
-from pkengine.engine.hosts.on_host.step import StepFailed, last_words, run
+from pkengine.engine.deployment.on_host.files import locked, relabel
+from pkengine.engine.deployment.on_host.step import StepFailed, last_words, run
 
 _CHUNK = 1 << 18
 #: To zlib: expect the header of gzip, with the largest window.

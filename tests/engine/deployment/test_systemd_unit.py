@@ -26,12 +26,12 @@ from pkengine.channel.verbs import (
     HardwareInfo,
     HostStats,
 )
-from pkengine.engine.hosts.deployment import DeployedAgent, DeploymentPlan, deploy, undeploy
-from pkengine.engine.hosts.systemd_unit import UNIT_NAME, systemd_unit
+from pkengine.engine.deployment.deployment import DeployedAgent, DeploymentPlan, deploy, undeploy
+from pkengine.engine.deployment.systemd_unit import UNIT_NAME, systemd_unit
 from pkengine.errors import DeploymentError
 from pkengine.keys import KeyPair, Pin
 from pkengine.ssh import HostKeyPolicy, SshConnection, SshCredentials, SshTarget, connect_ssh
-from tests.engine.hosts.deployment_host import shared_bundle
+from tests.engine.deployment.ssh_host import shared_bundle
 from tests.hosts import Host, open_farm
 
 PORT = 54321

@@ -6,9 +6,9 @@ import sys
 
 from twisted.trial import unittest
 
-from pkengine.engine.hosts.deployment_layout import SYSTEM_LAYOUT
-from pkengine.engine.hosts.deployment_platform import Platform, needed_glibc
-from pkengine.engine.hosts.deployment_probe import (
+from pkengine.engine.deployment.layout import SYSTEM_LAYOUT
+from pkengine.engine.deployment.platform import Platform, needed_glibc
+from pkengine.engine.deployment.probe import (
     HostFacts,
     Installed,
     Interpreter,

@@ -12,8 +12,8 @@ import tarfile
 from importlib import resources
 from pathlib import Path
 
-from pkengine.engine.hosts.bundle import AgentBundle
-from pkengine.engine.hosts.deployment_platform import Platform
+from pkengine.engine.deployment.bundle import AgentBundle
+from pkengine.engine.deployment.platform import Platform
 from pkengine.keys import Pin
 
 #: What the small agent's key is said to be.
@@ -64,7 +64,7 @@ def small_bundle(
         platform: what it needs, in place of this interpreter's.
     """
     main = _MAIN.replace("CHECK", check).replace("START", start).replace("VERSION", version)
-    command = (resources.files("pkengine.engine.hosts") / "bundle_command.sh").read_bytes()
+    command = (resources.files("pkengine.engine.deployment") / "bundle_command.sh").read_bytes()
     content = {"bin/pkagent": command, "bin/twistd": command, "lib/__main__.py": main.encode()}
     return pack(directory, content, platform or Platform.of_this_process(), version)
 

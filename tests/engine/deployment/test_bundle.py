@@ -15,10 +15,10 @@ from typing import Any
 from twisted.trial import unittest
 
 import pkengine
-from pkengine.engine.hosts import bundle_contents
-from pkengine.engine.hosts.bundle import AgentBundle, build_bundle
+from pkengine.engine.deployment import bundle_contents
+from pkengine.engine.deployment.bundle import AgentBundle, build_bundle
 from pkengine.errors import BundleError
-from tests.engine.hosts.deployment_host import shared_bundle
+from tests.engine.deployment.ssh_host import shared_bundle
 
 
 def members(bundle: AgentBundle) -> dict[str, tarfile.TarInfo]:

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from pkengine.engine.hosts.bundle import AgentBundle, build_bundle
-from pkengine.engine.hosts.deployment_layout import OWN_FOLDER
-from pkengine.engine.hosts.on_host.processes import agents
+from pkengine.engine.deployment.bundle import AgentBundle, build_bundle
+from pkengine.engine.deployment.layout import OWN_FOLDER
+from pkengine.engine.deployment.on_host.processes import agents
 from pkengine.errors import SshCommandFailed, SshConnectionLost, SudoNotAllowed, SudoRefused
 from pkengine.ssh import CommandResult, SshTarget
 

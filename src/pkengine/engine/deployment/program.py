@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import BinaryIO
 
-_PACKAGE = "pkengine.engine.hosts.on_host"
+_PACKAGE = "pkengine.engine.deployment.on_host"
 #: In the order in which they import each other.
 _MODULES = ("step", "files", "versions", "authorized_keys", "processes", "agent_service", "main")
 
@@ -44,7 +44,7 @@ def program_command(python: str, steps: Iterable[tuple[str, float, Mapping[str, 
 @functools.cache
 def probe_script() -> str:
     """Give the text of the POSIX shell script that says what a host has."""
-    return (resources.files(__package__) / "deployment_probe.sh").read_text("utf-8")
+    return (resources.files(__package__) / "probe.sh").read_text("utf-8")
 
 
 class Chained:

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from pkengine.engine.hosts.bundle import AgentBundle
-from pkengine.engine.hosts.deployment_layout import OWN_FOLDER, Layout
-from pkengine.engine.hosts.deployment_probe import (
+from pkengine.engine.deployment.bundle import AgentBundle
+from pkengine.engine.deployment.layout import OWN_FOLDER, Layout
+from pkengine.engine.deployment.probe import (
     HostFacts,
     Installed,
     Interpreter,
     parse_facts,
     probe_command,
 )
-from pkengine.engine.hosts.deployment_program import Chained, program, program_command
-from pkengine.engine.hosts.deployment_steps import Progress, parse_failure, parse_results
-from pkengine.engine.hosts.systemd_unit import UNIT_NAME, systemd_unit
+from pkengine.engine.deployment.program import Chained, program, program_command
+from pkengine.engine.deployment.steps import Progress, parse_failure, parse_results
+from pkengine.engine.deployment.systemd_unit import UNIT_NAME, systemd_unit
 from pkengine.errors import SshCommandFailed, SshError, SudoNotAllowed, SudoRefused
 
 if TYPE_CHECKING:
