@@ -104,7 +104,7 @@ class AtOnce(list[Deferred[None]]):
 class SchemathesisTests(HttpsCase):
     timeout = 300
     if importlib.util.find_spec("schemathesis") is None:
-        skip = "schemathesis is missing: pip install 'pkengine[api-test]'"
+        skip = "schemathesis is missing: pip install 'pkengine[test]'"
 
     async def test_engine_keeps_to_its_description(self) -> None:
         host_id = await self.engine.add_host_that_is_up()
