@@ -18,15 +18,27 @@ PACKAGE = Path(pkengine.__file__).parent
 BELOW: dict[str, set[str]] = {
     "errors": set(),
     "extras": set(),
+    "listening": {"errors"},
     "interfaces": {"errors"},
     "keys": {"errors", "interfaces"},
     "auth": {"errors", "interfaces", "keys"},
     "channel": {"errors", "interfaces", "keys", "auth"},
     "ssh": {"errors", "interfaces", "keys"},
-    "agent": {"errors", "extras", "interfaces", "keys", "auth", "channel"},
-    "engine": {"errors", "extras", "interfaces", "keys", "auth", "channel", "ssh"},
+    "agent": {"errors", "extras", "listening", "interfaces", "keys", "auth", "channel"},
+    "engine": {"errors", "extras", "listening", "interfaces", "keys", "auth", "channel", "ssh"},
     "cli": {
-        *("errors", "extras", "interfaces", "keys", "auth", "channel", "ssh", "agent", "engine"),
+        *(
+            "errors",
+            "extras",
+            "listening",
+            "interfaces",
+            "keys",
+            "auth",
+            "channel",
+            "ssh",
+            "agent",
+            "engine",
+        ),
     },
 }
 

@@ -14,6 +14,10 @@ class PkengineError(Exception):
     """The root of every error that pkengine raises on purpose."""
 
 
+class CannotListenThere(PkengineError):
+    """What was said to listen on is no port and no endpoint."""
+
+
 # Keys, pins and the files that hold them.
 
 

@@ -11,10 +11,10 @@ from twisted.application.service import IService, MultiService
 from twisted.logger import Logger
 from twisted.python import usage
 
-from pkengine.agent.listening import DEFAULT_PORT
 from pkengine.agent.state import default_directory
 from pkengine.errors import PkengineError
 from pkengine.extras import needs_extra
+from pkengine.listening import AGENT_PORT
 
 
 class Options(usage.Options):
@@ -27,7 +27,7 @@ class Options(usage.Options):
         [
             "listen",
             "l",
-            str(DEFAULT_PORT),
+            str(AGENT_PORT),
             "Port on all addresses, an endpoint such as tcp:54321:interface=127.0.0.1, or none "
             "where the agent only dials engines.",
         ],

@@ -34,7 +34,7 @@ from pkengine.agent.dialled_engines import DialledEngines
 from pkengine.agent.engine_dialler import EngineDialler
 from pkengine.agent.engine_dialling import EngineDialling
 from pkengine.agent.engine_listener import EngineListener
-from pkengine.agent.listening import NOWHERE, listening_endpoint
+from pkengine.agent.listening import NOWHERE
 from pkengine.agent.notify import SystemdNotifier
 from pkengine.agent.state import StateFolder
 from pkengine.agent.verbs import Host, engine_verbs
@@ -42,6 +42,7 @@ from pkengine.auth.mechanisms import IdentityParts
 from pkengine.auth.shared_key import SharedKeyFolder
 from pkengine.auth.trust import FileTrustStore
 from pkengine.channel import Verbs
+from pkengine.listening import AGENT_PORT, listening_endpoint
 
 
 class AgentService(MultiService):
@@ -72,7 +73,9 @@ class AgentService(MultiService):
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         MultiService.__init__(self)
-        endpoint = None if listen == NOWHERE else listening_endpoint(reactor, listen)
+        endpoint = (
+            None if listen == NOWHERE else listening_endpoint(reactor, listen, example=AGENT_PORT)
+        )
         self._state = StateFolder(directory)
         key_pair = self._state.prepare()
         self._lock = self._state.lock()

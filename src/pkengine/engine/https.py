@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import socket
-from typing import Any, cast
+from typing import Any
 
 from OpenSSL.crypto import X509, PKey
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
 from twisted.internet.interfaces import (
     IAddress,
     IListeningPort,
     IProtocolFactory,
-    IStreamServerEndpoint,
 )
 from twisted.internet.ssl import CertificateOptions
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -21,6 +18,7 @@ from twisted.python.failure import Failure
 from pkengine.engine.state import local_names
 from pkengine.errors import EngineError
 from pkengine.keys import KeyPair
+from pkengine.listening import listening_endpoint
 
 _WILDCARDS = ("0.0.0.0", "::")
 
@@ -38,9 +36,10 @@ def listen_https(
         factory: speaks HTTP.
 
     Raises:
-        EngineError: `where` is malformed, or cannot be listened on.
+        CannotListenThere: `where` is malformed.
+        EngineError: it cannot be listened on.
     """
-    endpoint = _endpoint(reactor, where)
+    endpoint = listening_endpoint(reactor, where, example=8443)
     if not where.startswith("ssl:"):
         options = CertificateOptions(
             privateKey=PKey.from_cryptography_key(key_pair.private_key),
@@ -74,29 +73,3 @@ def origin_of(address: IAddress) -> str:
     else:
         host = f"[{address.host}]" if isinstance(address, IPv6Address) else address.host
     return f"https://{host}:{address.port}"
-
-
-def _endpoint(reactor: Any, where: str) -> IStreamServerEndpoint:
-    if where.isascii() and where.isdigit():
-        port = int(where)
-        if port > 65535:
-            raise EngineError(f"Cannot listen on port {port}: ports end at 65535.")
-        if _ipv6_takes_ipv4():
-            return TCP6ServerEndpoint(reactor, port)
-        return TCP4ServerEndpoint(reactor, port)
-    try:
-        return cast(IStreamServerEndpoint, serverFromString(reactor, where))
-    except Exception as error:  # the parsers of endpoints raise what they like
-        raise EngineError(
-            f"Cannot listen on {where!r}: expected a port such as 8443, or an endpoint such as "
-            "'tcp:8443:interface=127.0.0.1'."
-        ) from error
-
-
-def _ipv6_takes_ipv4() -> bool:
-    """Tell whether a socket on all IPv6 addresses gets connections by IPv4 as well."""
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
-            return probe.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 0
-    except OSError:  # a kernel without IPv6
-        return False

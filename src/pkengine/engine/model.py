@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 
 from pkengine.channel.verbs import Capabilities, HardwareInfo
 from pkengine.keys import Pin, Secret, SshFingerprint, SshPublicKey
+from pkengine.listening import AGENT_PORT
 
-#: Where agents listen when nothing else is said; vdsm's port.
-DEFAULT_AGENT_PORT = 54321
 DEFAULT_SSH_PORT = 22
 DEFAULT_SSH_USER = "root"
 
@@ -115,7 +114,7 @@ class Host:
     address: str
     cluster_id: uuid.UUID
     status: HostStatus
-    port: int = DEFAULT_AGENT_PORT
+    port: int = AGENT_PORT
     comment: str = ""
     description: str = ""
     status_detail: str = ""
@@ -152,7 +151,7 @@ class NewHost:
 
     name: str
     address: str
-    port: int = DEFAULT_AGENT_PORT
+    port: int = AGENT_PORT
     comment: str = ""
     description: str = ""
     cluster_id: uuid.UUID | None = None

@@ -10,7 +10,6 @@ from pkengine.engine.hosts.registry import HOST_FIELDS
 from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.jobs import Jobs
 from pkengine.engine.model import (
-    DEFAULT_AGENT_PORT,
     HostChange,
     NewHost,
 )
@@ -26,6 +25,7 @@ from pkengine.engine.rest.schema import (
     decode,
 )
 from pkengine.engine.users import Role
+from pkengine.listening import AGENT_PORT
 
 _ACTIVATE = Parameter("activate", BOOLEAN, "Watch the host when the agent is installed.")
 _REBOOT = Parameter("reboot", BOOLEAN, "Must be false: no deployment needs a reboot.")
@@ -107,7 +107,7 @@ class HostResource:
         new = NewHost(
             name=document["name"],
             address=document["address"],
-            port=document.get("port", DEFAULT_AGENT_PORT),
+            port=document.get("port", AGENT_PORT),
             comment=document.get("comment", ""),
             description=document.get("description", ""),
             cluster_id=await read_cluster_id(self._clusters, document.get("cluster")),

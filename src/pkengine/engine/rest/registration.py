@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from twisted.web.server import Request
 
 from pkengine.engine.hosts.service import Hosts
-from pkengine.engine.model import DEFAULT_AGENT_PORT, NewHost, Origin, SshLogin
+from pkengine.engine.model import NewHost, Origin, SshLogin
 from pkengine.engine.rest.application import refuse
 from pkengine.engine.rest.pki import PublicKeys
 from pkengine.engine.rest.request import client_address, correlation_id, query
@@ -22,6 +22,7 @@ from pkengine.engine.rest.response import send_body
 from pkengine.engine.rest.schema import LINE, PORT, IncompleteParameters, decode
 from pkengine.errors import BadRequest, Conflict
 from pkengine.keys import SshFingerprint
+from pkengine.listening import AGENT_PORT
 
 _VERSION = "1"
 
@@ -89,7 +90,7 @@ def _new_host(wanted: Mapping[str, str]) -> NewHost:
     return NewHost(
         name=decode(LINE, wanted.get("name") or address, "name"),
         address=address,
-        port=decode(PORT, wanted.get("vdsPort") or str(DEFAULT_AGENT_PORT), "vdsPort"),
+        port=decode(PORT, wanted.get("vdsPort") or str(AGENT_PORT), "vdsPort"),
         comment=f"Says of itself to be {unique_id}.",
         ssh=SshLogin(
             port=decode(PORT, wanted.get("sshPort") or "22", "sshPort"),
