@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import resource
 import socket
 import sqlite3
 import stat
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
@@ -52,6 +54,18 @@ class EngineTests(TestCase):
         status, body = await engine.get("/events")
         self.assertEqual(status, 200, body)
         self.assertEqual([event["code"] for event in json.loads(body)["event"]][-1], "1")
+
+    async def test_a_thousand_connections_that_say_nothing_keep_nobody_out(self) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))  # the engine gets it
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        engine = await self.started()
+        where = urlsplit(engine.url)
+        for _ in range(1000):
+            silent = socket.create_connection((where.hostname, where.port))
+            self.addCleanup(silent.close)
+        status, body = await engine.get("/events")
+        self.assertEqual(status, 200, body)
 
     async def test_on_a_terminal_the_first_password_is_shown_once(self) -> None:
         for count in (1, 0):
