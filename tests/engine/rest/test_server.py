@@ -190,6 +190,15 @@ class CurlTests(HttpsTestCase):
     if shutil.which("curl") is None:
         skip = "curl is missing: apt-get install curl"
 
+    async def test_a_request_line_or_header_that_is_too_long_is_answered(self) -> None:
+        for status, path, *options in (
+            (b"414", "/ovirt-engine/api/events?search=" + "a" * 17_000),
+            (b"414", "/ovirt-engine/api/events?search=" + "a" * 60_000),
+            (b"431", "/ovirt-engine/api", "--header", "X-Long: " + "a" * 17_000),
+        ):
+            found = await self.curl(path, *options, "--write-out", "%{http_code}")
+            self.assertEqual(found, status)
+
     async def test_user_of_curl_logs_in_by_name_and_password(self) -> None:
         user = f"{ADMIN}:{self.engine.password}"
         xml = await self.curl("/ovirt-engine/api/hosts", "--user", user)

@@ -86,6 +86,19 @@ class DeadlineChannel(http.HTTPChannel):
     def resetTimeout(self) -> None:
         """Give no more time; called for each octet."""
 
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """Answer a request line, or a header, that is too long, and close.
+
+        Twisted's own way closes without an answer, and over TLS not even that: it waits for
+        the producer that this channel is.
+        """
+        status = b"431 Request Header Fields Too Large" if self.requests else b"414 URI Too Long"
+        assert self.transport is not None
+        self.transport.write(
+            b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+        self.loseConnection()  # type: ignore[no-untyped-call]
+
     def allContentReceived(self) -> None:
         """See `HTTPChannel`: the request is whole."""
         self._is_arriving = False
