@@ -10,7 +10,7 @@ import pkengine
 from pkengine.agent.dialled_engines import DialledEngine, DialledEngines
 from pkengine.agent.state import StateFolder
 from pkengine.auth.peer import PeerKey, TrustedPeer
-from pkengine.auth.shared_key import SharedKey, SharedKeyFolder
+from pkengine.auth.shared_key import SHARED_KEY_MECHANISMS, SharedKey, SharedKeyFolder
 from pkengine.auth.trust import FileTrustStore
 from pkengine.errors import AgentError, PkengineError
 from pkengine.keys.key_id import KeyId
@@ -44,7 +44,7 @@ def read_dial(encoded: bytes) -> tuple[Dial, SharedKey | None]:
         key = None if given is None else SharedKey.decode(msgspec.json.encode(given))
     except (msgspec.DecodeError, PkengineError) as error:
         raise AgentError(f"What shall be dialled is malformed: {error}") from None
-    if (key is None) == (dial.engine.mechanism in ("hmac", "spake2plus")):
+    if (key is None) == (dial.engine.mechanism in SHARED_KEY_MECHANISMS):
         raise AgentError(
             f"The mechanism '{dial.engine.mechanism}' "
             + ("needs a shared key, and none is given." if key is None else "has no shared key.")

@@ -21,6 +21,9 @@ from pkengine.keys.secret import Secret
 #: Octets of a new shared key.
 SECRET_SIZE = 32
 
+#: The mechanisms of pkengine that prove a shared key.
+SHARED_KEY_MECHANISMS = ("hmac", "spake2plus")
+
 
 @dataclass(frozen=True, slots=True)
 class SharedKey:

@@ -63,6 +63,8 @@ _N = decode_point(_N_ENCODED)
 
 # RFC 9383 §3.2: each half of the PBKDF output has the bits of the order and 64 more.
 _HALF_SIZE = ELEMENT_SIZE + 8
+#: Octets from which a record is made.
+MATERIAL_SIZE = 2 * _HALF_SIZE
 # RFC 9383 §3.2 recommends scrypt with these (RFC 7914 §2): about 0.1 s and 32 MiB.
 _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 32768, 8, 1
 
@@ -89,6 +91,13 @@ class ProverRecord(_Masks):
 
     w0: int
     w1: int
+
+    @classmethod
+    def from_material(cls, material: bytes) -> ProverRecord:
+        """Make the record of `MATERIAL_SIZE` octets, all of which look random."""
+        w0 = int.from_bytes(material[:_HALF_SIZE], "big") % ORDER
+        w1 = int.from_bytes(material[_HALF_SIZE:], "big") % ORDER
+        return cls(w0, w1)
 
     def verifier_record(self) -> VerifierRecord:
         """Give the half that the verifier keeps: w0 and L = w1*P."""
@@ -170,11 +179,9 @@ def register(secret: Secret, *, id_prover: bytes, id_verifier: bytes, salt: byte
         raise ValueError("Both identities must be given.")
     password = secret.reveal()
     material = Scrypt(
-        salt=salt, length=2 * _HALF_SIZE, n=_SCRYPT_N, r=_SCRYPT_R, p=_SCRYPT_P
+        salt=salt, length=MATERIAL_SIZE, n=_SCRYPT_N, r=_SCRYPT_R, p=_SCRYPT_P
     ).derive(_with_length(password) + _with_length(id_prover) + _with_length(id_verifier))
-    w0 = int.from_bytes(material[:_HALF_SIZE], "big") % ORDER
-    w1 = int.from_bytes(material[_HALF_SIZE:], "big") % ORDER
-    return ProverRecord(w0, w1)
+    return ProverRecord.from_material(material)
 
 
 @dataclass(frozen=True, slots=True)

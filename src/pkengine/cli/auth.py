@@ -18,7 +18,7 @@ from pkengine import __version__
 from pkengine.auth import pake
 from pkengine.auth.folder import TrustFolder
 from pkengine.auth.peer import TrustedPeer, parse_peer_key
-from pkengine.auth.shared_key import SharedKey
+from pkengine.auth.shared_key import SHARED_KEY_MECHANISMS, SharedKey
 from pkengine.auth.trust import format_trust_line, parse_trust_line
 from pkengine.errors import InvalidKeyText, KeyFileError, PkengineError
 from pkengine.keys.files import create_atomically, read_private
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     new.add_argument("--local", required=True, metavar="NAME", help="who this end is")
     new.add_argument("--peer", required=True, metavar="NAME", help="who the other end is")
-    new.add_argument("--mechanism", choices=["hmac", "spake2plus"], default="hmac")
+    new.add_argument("--mechanism", choices=SHARED_KEY_MECHANISMS, default="hmac")
     new.add_argument(
         "--dials",
         choices=["local", "peer"],
