@@ -6,7 +6,7 @@ from pkengine.ssh.host_keys import HostKeyJudgement, HostKeyPolicy
 from pkengine.ssh.identity import SshIdentity
 from pkengine.ssh.key_agent import KeyAgent, connect_key_agent
 from pkengine.ssh.known_hosts import KnownHosts
-from pkengine.ssh.reach import SshJump, SshTarget
+from pkengine.ssh.reach import SshTarget
 from pkengine.ssh.session import CommandResult
 from pkengine.ssh.userauth import SshCredentials
 
@@ -20,7 +20,6 @@ __all__ = [
     "SshConnection",
     "SshCredentials",
     "SshIdentity",
-    "SshJump",
     "SshTarget",
     "connect_key_agent",
     "connect_ssh",

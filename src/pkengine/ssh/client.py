@@ -34,7 +34,6 @@ from pkengine.ssh.reach import (
     DEFAULT_PORT,
     Deadline,
     IReactor,
-    SshJump,
     SshTarget,
     open_transport,
     reach,
@@ -56,51 +55,50 @@ async def connect_ssh(
     policy: HostKeyPolicy,
     credentials: SshCredentials,
     *,
+    through: SshConnection | None = None,
     timeout_s: float = 20.0,
 ) -> SshConnection:
     """Connect, judge the host's key, and only then log in.
 
     Args:
         reactor: gives time and the network.
-        target: where to, as whom, and through which host.
+        target: where to, and as whom.
         policy: what the host's key is compared with.
         credentials: what proves the user.
-        timeout_s: the limit for everything until the login is done, also on the way.
+        through: the connection to a host on the way, as by ``ssh -J``; it carries the octets
+            of a connection of which that host can read nothing.  It is closed with the new
+            connection; where this fails, that is left to the caller.
+        timeout_s: the limit for everything until the login is done.
 
     Raises:
         HostUnreachable: no SSH server answers, or it shares no algorithm with this side.
-        HostKeyMismatch, HostKeyTypeUnavailable, HostKeyRevoked: the key of the host, or of one
-            on the way, must not be trusted; no message of authentication was sent to it.
+        HostKeyMismatch, HostKeyTypeUnavailable, HostKeyRevoked: the key of the host must not
+            be trusted; no message of authentication was sent to it.
         SshAuthenticationFailed: no credential was accepted; each was offered once.
         SshConnectionLost: the connection ended, or stalled, during the login.
     """
-    return await _connect(reactor, target, policy, credentials, Deadline(reactor, timeout_s))
+    deadline = Deadline(reactor, timeout_s)
+    verifier = HostKeyVerifier(str(target), policy, name=target.address, now=reactor.seconds)
+    transport = await reach(reactor, target, verifier, deadline, _carrier(through))
+    service = ConnectionService()
+    method = await _log_in(transport, target, credentials, service, deadline)
+    assert verifier.judgement is not None
+    return SshConnection(
+        reactor,
+        transport,
+        service,
+        target,
+        policy,
+        credentials,
+        verifier.judgement,
+        method,
+        through,
+    )
 
 
-async def _connect(
-    reactor: IReactor,
-    target: SshTarget,
-    policy: HostKeyPolicy,
-    credentials: SshCredentials,
-    deadline: Deadline,
-) -> SshConnection:
-    async with _Way(reactor, target.jump, deadline) as way:
-        verifier = HostKeyVerifier(str(target), policy, name=target.address, now=reactor.seconds)
-        transport = await reach(reactor, target, verifier, deadline, way.carrier)
-        service = ConnectionService()
-        method = await _log_in(transport, target, credentials, service, deadline)
-        assert verifier.judgement is not None
-        return SshConnection(
-            reactor,
-            transport,
-            service,
-            target,
-            policy,
-            credentials,
-            verifier.judgement,
-            method,
-            way.keep(),
-        )
+def _carrier(through: SshConnection | None) -> ConnectionService | None:
+    """Give what opens channels to the next host."""
+    return None if through is None else through.service
 
 
 async def _log_in(
@@ -126,46 +124,12 @@ async def _log_in(
         raise
 
 
-class _Way:
-    """The connection to the host on the way, for the time of an attempt; or none.
-
-    It is closed at the end, unless `keep` says that somebody else does that.
-    """
-
-    def __init__(self, reactor: IReactor, jump: SshJump | None, deadline: Deadline) -> None:
-        self._reactor = reactor
-        self._jump = jump
-        self._deadline = deadline
-        self._through: SshConnection | None = None
-
-    async def __aenter__(self) -> _Way:
-        if (jump := self._jump) is not None:
-            self._through = await _connect(
-                self._reactor, jump.target, jump.policy, jump.credentials, self._deadline
-            )
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._through is not None:
-            await self._through.close()
-
-    @property
-    def carrier(self) -> ConnectionService | None:
-        """What opens channels to the next host."""
-        return None if self._through is None else self._through.service
-
-    def keep(self) -> SshConnection | None:
-        """Hand the connection over."""
-        through, self._through = self._through, None
-        return through
-
-
 async def fetch_host_keys(
     reactor: IReactor,
     address: str,
     port: int = DEFAULT_PORT,
     *,
-    jump: SshJump | None = None,
+    through: SshConnection | None = None,
     timeout_s: float = 10.0,
 ) -> list[SshPublicKey]:
     """Fetch the keys of all types that a host offers, without logging in.
@@ -176,7 +140,7 @@ async def fetch_host_keys(
         reactor: gives time and the network.
         address: the host's name or address.
         port: where its sshd listens.
-        jump: the host to go through; there, of course, a login is needed.
+        through: the connection to a host on the way, which is left open; None goes directly.
         timeout_s: the limit for all of it.
 
     Raises:
@@ -187,18 +151,17 @@ async def fetch_host_keys(
     keys: list[SshPublicKey] = []
     collector = HostKeyCollector()
     wanted: tuple[str, ...] = ()
-    async with _Way(reactor, jump, deadline) as way:
-        while True:
-            transport = await open_transport(reactor, target, collector, deadline, way.carrier)
-            transport.end(SshConnectionLost(f"The key of {target} was fetched."))
-            await transport.when_lost()
-            assert collector.shown is not None
-            keys.append(collector.shown)
-            wanted = wanted or collector.types
-            missing = [t for t in wanted if t not in {key.key_type for key in keys}]
-            if not missing:
-                return keys
-            collector = HostKeyCollector(missing[:1])
+    while True:
+        transport = await open_transport(reactor, target, collector, deadline, _carrier(through))
+        transport.end(SshConnectionLost(f"The key of {target} was fetched."))
+        await transport.when_lost()
+        assert collector.shown is not None
+        keys.append(collector.shown)
+        wanted = wanted or collector.types
+        missing = [t for t in wanted if t not in {key.key_type for key in keys}]
+        if not missing:
+            return keys
+        collector = HostKeyCollector(missing[:1])
 
 
 class SshConnection:

@@ -23,10 +23,9 @@ from twisted.python.failure import Failure
 
 from pkengine.errors import HostKeyMismatch, HostUnreachable, SshError
 from pkengine.ssh.forwarding import ForwardedEndpoint
-from pkengine.ssh.host_keys import HostKeyPolicy, HostKeyVerifier, IHostKeyVerifier
+from pkengine.ssh.host_keys import HostKeyVerifier, IHostKeyVerifier
 from pkengine.ssh.session import ConnectionService
 from pkengine.ssh.transport import SshTransport
-from pkengine.ssh.userauth import SshCredentials
 from pkengine.ssh.wire import readable
 
 T = TypeVar("T")
@@ -45,34 +44,14 @@ class SshTarget:
 
     Attributes:
         address: a DNS name, an IPv4 address or an IPv6 address.
-        jump: the host to go through, or None for the direct way.
     """
 
     address: str
     port: int = DEFAULT_PORT
     user: str = DEFAULT_USER
-    jump: SshJump | None = None
 
     def __str__(self) -> str:
         return self.address if self.port == DEFAULT_PORT else f"{self.address} port {self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class SshJump:
-    """A host on the way to another, as by ``ssh -J``.
-
-    Its own key is judged and its user is logged in; then it carries the octets of an SSH
-    connection of which it can read nothing.
-
-    Attributes:
-        target: where it is; it may itself be reached through another.
-        policy: what its key is compared with.
-        credentials: what proves the user to it.
-    """
-
-    target: SshTarget
-    policy: HostKeyPolicy
-    credentials: SshCredentials
 
 
 class Deadline:
