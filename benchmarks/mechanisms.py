@@ -42,8 +42,12 @@ def by_keys(
     make: Callable[[KeyPair, MemoryTrustStore], IAuthenticator], mechanism: str, key_type: KeyType
 ) -> Callable[[], None]:
     agent, engine = (KeyPair.generate(name, key_type=key_type) for name in ("agent", "engine"))
-    ours = make(agent, MemoryTrustStore([TrustedPeer("engine", engine.pin, mechanism)]))
-    theirs = make(engine, MemoryTrustStore([TrustedPeer("agent", agent.pin, mechanism)]))
+    ours = make(
+        agent, MemoryTrustStore([TrustedPeer("engine", engine.pin, frozenset({mechanism}))])
+    )
+    theirs = make(
+        engine, MemoryTrustStore([TrustedPeer("agent", agent.pin, frozenset({mechanism}))])
+    )
     return lambda: run(ours, theirs)
 
 
@@ -54,10 +58,12 @@ def by_secrets(
 ) -> Callable[[], None]:
     key, mechanism = ours.key_id, ours.mechanism
     agent = make(
-        MemorySharedKeys([ours]), MemoryTrustStore([TrustedPeer("engine", key, mechanism)])
+        MemorySharedKeys([ours]),
+        MemoryTrustStore([TrustedPeer("engine", key, frozenset({mechanism}))]),
     )
     engine = make(
-        MemorySharedKeys([theirs]), MemoryTrustStore([TrustedPeer("agent", key, mechanism)])
+        MemorySharedKeys([theirs]),
+        MemoryTrustStore([TrustedPeer("agent", key, frozenset({mechanism}))]),
     )
     return lambda: run(agent, engine)
 

@@ -39,8 +39,8 @@ class ITrustStore(Interface):
     def watch(callback: Callable[[PeerKey], None], clock: IReactorTime) -> Callable[[], None]:
         """Ask to be called, in the reactor's thread, with each key that loses trust.
 
-        A key also loses trust when its record expires, or when it is replaced by one
-        with another name or mechanism.
+        A key also loses trust when its record expires, or when it is replaced by one with
+        another name or without one of the mechanisms.  `lookup` tells what is left of it.
 
         Args:
             callback: takes the key.

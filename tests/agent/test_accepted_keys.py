@@ -50,6 +50,12 @@ class AcceptedKeysTests(TestCase):
             f"{ENGINE_2} name=engine-2 expires=2127-01-01T00:00:00Z\n",
         )
 
+    def test_a_key_is_added_for_the_mechanisms_that_are_named(self) -> None:
+        request = AddKey(pin=str(ENGINE_2), name="engine-2", mechanisms=("sign", "pin"))
+        added = self.keys.add(request, "engine-1")
+        self.assertEqual(added.mechanisms, ("pin", "sign"))
+        self.assertIn(f"{ENGINE_2} name=engine-2 mechanism=pin,sign\n", self.path.read_text())
+
     def test_what_would_not_stay_one_line_is_refused_and_changes_nothing(self) -> None:
         before = self.path.read_text()
         for name, comment in (

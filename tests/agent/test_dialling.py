@@ -48,11 +48,11 @@ class Engine:
             )
             self.secrets.add(verifier)
         key = self.key_pair.pin if self.shared_key is None else self.shared_key.key_id
-        self.peer = TrustedPeer("engine-1", key, mechanism)
+        self.peer = TrustedPeer("engine-1", key, frozenset({mechanism}))
 
     def trusts(self, agent: Pin) -> None:
         key = agent if self.shared_key is None else self.shared_key.key_id
-        self.trust.add(TrustedPeer("host-1", key, self.mechanism))
+        self.trust.add(TrustedPeer("host-1", key, frozenset({self.mechanism})))
 
     async def start(self) -> DialledEngine:
         """Listen; give what the agent has to know."""
@@ -183,7 +183,7 @@ class InitializationTests(TestCase):
     def setUp(self) -> None:
         self.state = StateFolder(Path(self.mktemp()))
         self.key = SharedKey.generate("hmac", local="host-1", peer="engine-1")
-        self.peer = TrustedPeer("engine-1", self.key.key_id, "hmac")
+        self.peer = TrustedPeer("engine-1", self.key.key_id, frozenset({"hmac"}))
         self.dial = Dial(
             "engine-1",
             DialledEngine(url="wss://engine.example", mechanism="hmac", server="authority"),
@@ -193,7 +193,9 @@ class InitializationTests(TestCase):
         initialize(self.state, [self.peer], (self.dial, self.key))
         new = SharedKey.generate("hmac", local="host-1", peer="engine-1")
         done = initialize(
-            self.state, [TrustedPeer("engine-1", new.key_id, "hmac")], (self.dial, new)
+            self.state,
+            [TrustedPeer("engine-1", new.key_id, frozenset({"hmac"}))],
+            (self.dial, new),
         )
         self.assertEqual(done.removed, [str(self.key.key_id)])
         [kept] = self.state.secrets.iterdir()
@@ -211,7 +213,7 @@ class InitializationTests(TestCase):
     def test_an_engine_whose_key_is_not_given_cannot_be_dialled(self) -> None:
         for peers in (
             [],
-            [TrustedPeer("engine-2", self.key.key_id, "hmac")],
+            [TrustedPeer("engine-2", self.key.key_id, frozenset({"hmac"}))],
             [TrustedPeer("engine-1", Pin(b"1" * 32))],
         ):
             with self.assertRaises(AgentError):

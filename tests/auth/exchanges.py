@@ -44,8 +44,8 @@ def sign_ends(
     clock = Clock()
     agent = KeyPair.generate("agent", key_type=agent_type)
     engine = KeyPair.generate("engine", key_type=engine_type)
-    at_agent = MemoryTrustStore([TrustedPeer("engine", engine.pin, "sign")])
-    at_engine = MemoryTrustStore([TrustedPeer("agent", agent.pin, "sign")])
+    at_agent = MemoryTrustStore([TrustedPeer("engine", engine.pin, frozenset({"sign"}))])
+    at_engine = MemoryTrustStore([TrustedPeer("agent", agent.pin, frozenset({"sign"}))])
     policy.setdefault("monotonic", clock.seconds)
     return Ends(
         "sign",
@@ -64,8 +64,8 @@ def _shared_ends(
 ) -> Ends:
     clock = Clock()
     policy.setdefault("monotonic", clock.seconds)
-    at_agent = MemoryTrustStore([TrustedPeer("engine", ours.key_id, ours.mechanism)])
-    at_engine = MemoryTrustStore([TrustedPeer("agent", ours.key_id, ours.mechanism)])
+    at_agent = MemoryTrustStore([TrustedPeer("engine", ours.key_id, frozenset({ours.mechanism}))])
+    at_engine = MemoryTrustStore([TrustedPeer("agent", ours.key_id, frozenset({ours.mechanism}))])
     agent_keys, engine_keys = MemorySharedKeys([ours]), MemorySharedKeys([theirs])
     return Ends(
         ours.mechanism,

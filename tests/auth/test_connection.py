@@ -6,6 +6,7 @@ Then octets stand for themselves, ``.`` is the authenticated close, ``!`` is a f
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
@@ -25,7 +26,7 @@ from pkengine.errors import AuthenticationError, AuthenticationTimeout
 from pkengine.interfaces import IAuthenticatedTransport, IExchange, IProtection
 from pkengine.keys import Pin
 
-PEER = TrustedPeer("peer", Pin(b"p" * 32))
+PEER = TrustedPeer("peer", Pin(b"p" * 32), frozenset({"clear"}))
 OTHER = TrustedPeer("other", Pin(b"o" * 32))
 
 
@@ -325,6 +326,21 @@ class Open(DriverTests):
         self.assertEqual(self.application.received, [])
         self.assertEqual(self.wire.sent(), b"")
         self.assert_lost(AuthenticationError, "is not trusted any more")
+
+    def test_a_connection_stays_while_its_own_mechanism_is_among_those_that_are_left(self) -> None:
+        self.open()
+        self.owner.trust.add(replace(PEER, mechanisms=frozenset({"clear", "sign"})))
+        self.owner.trust.add(PEER)
+        self.assertFalse(self.wire.aborted)
+        self.owner.trust.add(replace(PEER, mechanisms=frozenset({"sign"})))
+        self.assertTrue(self.wire.aborted)
+        self.lose(ConnectionAborted)
+        self.assert_lost(AuthenticationError, "is not trusted any more")
+
+    def test_another_name_for_the_key_of_the_peer_cuts_the_connection(self) -> None:
+        self.open()
+        self.owner.trust.add(replace(PEER, name="else"))
+        self.assertTrue(self.wire.aborted)
 
     def test_a_connection_that_has_ended_does_not_watch_trust(self) -> None:
         self.open()

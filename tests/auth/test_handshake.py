@@ -7,6 +7,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -136,11 +137,11 @@ class BothEndsAgree(EveryMechanism):
         prover, verifier = register_pair(Secret("7-tumor-guitar"), prover="a", verifier="e")
         agent = Spake2PlusAuthenticator(
             MemorySharedKeys([prover]),
-            MemoryTrustStore([TrustedPeer("engine", prover.key_id, "spake2plus")]),
+            MemoryTrustStore([TrustedPeer("engine", prover.key_id, frozenset({"spake2plus"}))]),
         )
         engine = Spake2PlusAuthenticator(
             MemorySharedKeys([verifier]),
-            MemoryTrustStore([TrustedPeer("agent", prover.key_id, "spake2plus")]),
+            MemoryTrustStore([TrustedPeer("agent", prover.key_id, frozenset({"spake2plus"}))]),
         )
         initiator, acceptor = agent.initiator(), engine.acceptor()
         messages(initiator, acceptor)
@@ -290,7 +291,7 @@ class HostileProxy(EveryMechanism):
     def test_an_end_that_trusts_its_own_key_does_not_accept_itself(self) -> None:
         key_pair = KeyPair.generate("me")
         me = SignAuthenticator(
-            key_pair, MemoryTrustStore([TrustedPeer("me", key_pair.pin, "sign")])
+            key_pair, MemoryTrustStore([TrustedPeer("me", key_pair.pin, frozenset({"sign"}))])
         )
         initiator, acceptor = me.initiator(), me.acceptor()
         acceptor.start()
@@ -440,22 +441,23 @@ class NoFallingBack(EveryMechanism):
         for ends in every_ends():
             for store, name in ((ends.engine_trust, "agent"), (ends.agent_trust, "engine")):
                 (record,) = store.peers()
-                store.add(TrustedPeer(name, record.key, "pin"))
+                store.add(TrustedPeer(name, record.key, frozenset({"pin"})))
                 with self.assertRaises(AuthenticationError):
                     messages(*ends.dial())
                 store.add(record)
+                store.add(replace(record, mechanisms=record.mechanisms | {"pin"}))
             messages(*ends.dial())
 
     def test_a_key_of_one_mechanism_does_not_serve_another(self) -> None:
         key = SharedKey.generate("hmac", local="agent", peer="engine")
         other = SharedKey(key.key_id, "spake2plus", "agent", "engine", key.secret)
-        trust = MemoryTrustStore([TrustedPeer("engine", key.key_id, "hmac")])
+        trust = MemoryTrustStore([TrustedPeer("engine", key.key_id, frozenset({"hmac"}))])
         agent = HmacAuthenticator(MemorySharedKeys([other]), trust)
         with self.assertRaises(AuthenticationError):
             agent.initiator("engine")
         engine = HmacAuthenticator(
             MemorySharedKeys([other.for_peer()]),
-            MemoryTrustStore([TrustedPeer("agent", key.key_id, "hmac")]),
+            MemoryTrustStore([TrustedPeer("agent", key.key_id, frozenset({"hmac"}))]),
         )
         initiator = HmacAuthenticator(MemorySharedKeys([key]), trust).initiator("engine")
         acceptor = engine.acceptor()
@@ -464,7 +466,7 @@ class NoFallingBack(EveryMechanism):
 
     def test_a_record_that_is_no_record_is_refused(self) -> None:
         key = SharedKey.generate("spake2plus", local="agent", peer="engine")
-        trust = MemoryTrustStore([TrustedPeer("engine", key.key_id, "spake2plus")])
+        trust = MemoryTrustStore([TrustedPeer("engine", key.key_id, frozenset({"spake2plus"}))])
         agent = Spake2PlusAuthenticator(MemorySharedKeys([key]), trust)
         with self.assertRaises(AuthenticationError):
             agent.initiator("engine")
@@ -514,7 +516,7 @@ class Trust(EveryMechanism):
         ends = hmac_ends()
         second = SharedKey.generate("hmac", local="agent", peer="engine-2")
         ends.more["agent_keys"].add(second)
-        ends.agent_trust.add(TrustedPeer("engine-2", second.key_id, "hmac"))
+        ends.agent_trust.add(TrustedPeer("engine-2", second.key_id, frozenset({"hmac"})))
         with self.assertRaises(AuthenticationError):
             ends.agent.initiator()
         ends.agent.initiator("engine-2")
@@ -524,10 +526,10 @@ class Trust(EveryMechanism):
         old = ends.agent_key
         new = SharedKey.generate("hmac", local="agent", peer="engine")
         ends.more["engine_keys"].add(new.for_peer())
-        ends.engine_trust.add(TrustedPeer("agent", new.key_id, "hmac"))
+        ends.engine_trust.add(TrustedPeer("agent", new.key_id, frozenset({"hmac"})))
         messages(*ends.dial())
         ends.more["agent_keys"].add(new)
-        ends.agent_trust.add(TrustedPeer("engine", new.key_id, "hmac"))
+        ends.agent_trust.add(TrustedPeer("engine", new.key_id, frozenset({"hmac"})))
         initiator, acceptor = ends.dial()
         messages(initiator, acceptor)
         self.assertEqual(acceptor.outcome.peer.key, new.key_id)
@@ -556,7 +558,7 @@ class UnknownKeys(EveryMechanism):
         unknown = SharedKey.generate("hmac", local="agent", peer="engine")
 
         def hello_of(key: SharedKey) -> bytes:
-            trust = MemoryTrustStore([TrustedPeer("engine", key.key_id, "hmac")])
+            trust = MemoryTrustStore([TrustedPeer("engine", key.key_id, frozenset({"hmac"}))])
             return HmacAuthenticator(MemorySharedKeys([key]), trust).initiator("engine").start()
 
         return ends, lambda: hello_of(wrong), lambda: hello_of(unknown)
@@ -667,14 +669,14 @@ class Guessing(EveryMechanism):
         ends = hmac_ends()
         second = SharedKey.generate("hmac", local="agent-2", peer="engine")
         ends.more["engine_keys"].add(second.for_peer())
-        ends.engine_trust.add(TrustedPeer("agent-2", second.key_id, "hmac"))
+        ends.engine_trust.add(TrustedPeer("agent-2", second.key_id, frozenset({"hmac"})))
         for _ in range(20):
             initiator, acceptor = ends.dial()
             acceptor.start()
             acceptor.receive(initiator.start())
         agent = HmacAuthenticator(
             MemorySharedKeys([second]),
-            MemoryTrustStore([TrustedPeer("engine", second.key_id, "hmac")]),
+            MemoryTrustStore([TrustedPeer("engine", second.key_id, frozenset({"hmac"}))]),
         )
         initiator, acceptor = agent.initiator("engine"), ends.engine.acceptor()
         messages(initiator, acceptor)

@@ -74,7 +74,7 @@ def _agreement(
 
 def authenticator(key: SharedKey) -> IAuthenticator:
     """Give an end that has this half, and trusts the other."""
-    trust = MemoryTrustStore([TrustedPeer(key.peer, key.key_id, key.mechanism)])
+    trust = MemoryTrustStore([TrustedPeer(key.peer, key.key_id, frozenset({key.mechanism}))])
     parts = IdentityParts(KeyPair.generate(key.local), trust, MemorySharedKeys([key]))
     return parts.authenticator(key.mechanism)
 

@@ -261,8 +261,13 @@ class Refusals(SynchronousTestCase):
 
     def test_a_peer_whose_record_names_another_mechanism_is_refused(self) -> None:
         both = ends()
-        both.agent_trust.add(TrustedPeer("engine", ENGINE.pin, mechanism="sign"))
+        both.agent_trust.add(TrustedPeer("engine", ENGINE.pin, frozenset({"sign"})))
         self.assert_refused(both, "must use the mechanism 'sign': it used 'pin'")
+
+    def test_a_peer_whose_record_names_pin_beside_another_mechanism_is_accepted(self) -> None:
+        both = ends()
+        both.agent_trust.add(TrustedPeer("engine", ENGINE.pin, frozenset({"pin", "sign"})))
+        run(*both.dial())
 
     def test_a_peer_whose_trust_has_expired_is_refused(self) -> None:
         both = ends()

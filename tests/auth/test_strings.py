@@ -79,8 +79,8 @@ def make_folders(root: Path, mechanism: str) -> tuple[Path, Path]:
         agent.secrets.add(pair[0])
         engine.secrets.add(pair[1])
         ours = theirs = pair[0].key_id
-    agent.trust.add(TrustedPeer("engine", theirs, mechanism))
-    engine.trust.add(TrustedPeer("agent", ours, mechanism))
+    agent.trust.add(TrustedPeer("engine", theirs, frozenset({mechanism})))
+    engine.trust.add(TrustedPeer("agent", ours, frozenset({mechanism})))
     return agent.directory, engine.directory
 
 

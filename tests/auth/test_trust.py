@@ -36,6 +36,7 @@ WORDS = st.text(
     min_size=1,
     max_size=30,
 )
+MECHANISMS = WORDS.filter(lambda word: "," not in word)
 TIMES = st.datetimes(datetime.datetime(2000, 1, 1), datetime.datetime(2999, 1, 1)).map(
     lambda time: time.replace(microsecond=0, tzinfo=datetime.timezone.utc)
 )
@@ -45,7 +46,7 @@ PEERS = st.builds(
     TrustedPeer,
     name=WORDS,
     key=KEYS,
-    mechanism=WORDS,
+    mechanisms=st.frozensets(MECHANISMS, min_size=1, max_size=3),
     expires=st.none() | TIMES,
     comment=COMMENTS,
 )
@@ -75,7 +76,7 @@ class Lines(SynchronousTestCase):
 
     def test_a_line_has_the_documented_form(self) -> None:
         line = f"{PINS[0]} name=engine-1 mechanism=sign expires=2027-01-01T00:00:00Z # spare key"
-        peer = TrustedPeer("engine-1", PINS[0], "sign", NEW_YEAR, "spare key")
+        peer = TrustedPeer("engine-1", PINS[0], frozenset({"sign"}), NEW_YEAR, "spare key")
         self.assertEqual(parse_trust_line(line), peer)
         self.assertEqual(format_trust_line(peer), line)
 
@@ -86,7 +87,14 @@ class Lines(SynchronousTestCase):
     def test_a_key_id_stands_where_a_pin_may(self) -> None:
         key = KeyId(b"\x01" * 16)
         peer = parse_trust_line(f"{key} name=engine mechanism=hmac")
-        self.assertEqual(peer, TrustedPeer("engine", key, "hmac"))
+        self.assertEqual(peer, TrustedPeer("engine", key, frozenset({"hmac"})))
+
+    def test_a_line_may_allow_several_mechanisms(self) -> None:
+        line = f"{PINS[0]} name=engine mechanism=pin,sign"
+        peer = TrustedPeer("engine", PINS[0], frozenset({"pin", "sign"}))
+        self.assertEqual(parse_trust_line(line), peer)
+        self.assertEqual(parse_trust_line(line.replace("pin,sign", "sign,pin")), peer)
+        self.assertEqual(format_trust_line(peer), line)
 
     def test_malformed_lines_are_refused_with_what_was_expected(self) -> None:
         pin = str(PINS[0])
@@ -99,6 +107,9 @@ class Lines(SynchronousTestCase):
             (f"{pin} name=a name=b", "stands there twice"),
             (f"{pin} name=a trust", "has no value"),
             (f"{pin} name=a colour=blue", "expected each of name, mechanism, expires"),
+            (f"{pin} name=a mechanism=pin,", "each once, with a comma"),
+            (f"{pin} name=a mechanism=,", "each once, with a comma"),
+            (f"{pin} name=a mechanism=pin,pin", "each once, with a comma"),
             (f"{pin} name=a expires=tomorrow", "expected UTC such as 2027-01-01T00:00:00Z"),
             (f"{pin} name=a expires=2027-01-01T00:00:00+01:00", "expected UTC"),
         ):
@@ -112,11 +123,15 @@ class Lines(SynchronousTestCase):
             ("a expires=2027-01-01T00:00:00Z", "pin", ""),
             ("", "pin", ""),
             ("a", "p n", ""),
+            ("a", "p,n", ""),
+            ("a", "", ""),
             ("a", "pin", "one\ntwo"),
             ("a\n" + str(PINS[1]), "pin", ""),
         ):
             with self.assertRaises(TrustFileError):
-                format_trust_line(TrustedPeer(name, PINS[0], mechanism=mechanism, comment=comment))
+                format_trust_line(
+                    TrustedPeer(name, PINS[0], frozenset({mechanism}), comment=comment)
+                )
 
 
 class InMemory(SynchronousTestCase):
@@ -162,8 +177,17 @@ class InMemory(SynchronousTestCase):
         self.store.add(TrustedPeer("engine-1", PINS[0], comment="new", expires=NEW_YEAR))
         self.assertEqual(self.lost, [])
         self.store.add(TrustedPeer("engine-2", PINS[0]))
-        self.store.add(TrustedPeer("engine-2", PINS[0], mechanism="sign"))
+        self.store.add(TrustedPeer("engine-2", PINS[0], frozenset({"sign"})))
         self.assertEqual(self.lost, [PINS[0], PINS[0]])
+
+    def test_losing_one_mechanism_of_several_is_a_loss_of_trust_and_getting_one_is_not(
+        self,
+    ) -> None:
+        self.watch()
+        self.store.add(TrustedPeer("engine-1", PINS[0], frozenset({"pin", "sign"})))
+        self.assertEqual(self.lost, [])
+        self.store.add(TrustedPeer("engine-1", PINS[0], frozenset({"sign"})))
+        self.assertEqual(self.lost, [PINS[0]])
 
     def test_trust_ends_when_it_expires(self) -> None:
         self.store.add(TrustedPeer("engine-2", PINS[1], expires=NEW_YEAR))

@@ -28,12 +28,12 @@ def worked_example() -> dict[str, bytes]:
     """Give the octets on the wire of one exchange of `hmac` and one record behind it."""
     agent = HmacAuthenticator(
         MemorySharedKeys([KEY]),
-        MemoryTrustStore([TrustedPeer("engine", KEY.key_id, "hmac")]),
+        MemoryTrustStore([TrustedPeer("engine", KEY.key_id, frozenset({"hmac"}))]),
         clock=lambda: TIME,
     )
     engine = HmacAuthenticator(
         MemorySharedKeys([KEY.for_peer()]),
-        MemoryTrustStore([TrustedPeer("agent", KEY.key_id, "hmac")]),
+        MemoryTrustStore([TrustedPeer("agent", KEY.key_id, frozenset({"hmac"}))]),
         clock=lambda: TIME,
     )
     with mock.patch.object(akep2.secrets, "token_bytes", side_effect=NONCES):

@@ -20,7 +20,7 @@ def accepted_key(peer: TrustedPeer) -> AcceptedKey:
     return AcceptedKey(
         pin=str(peer.key),
         name=peer.name,
-        mechanism=peer.mechanism,
+        mechanisms=tuple(sorted(peer.mechanisms)),
         expires=peer.expires,
         comment=peer.comment,
     )
@@ -69,6 +69,7 @@ class AcceptedKeys:
         peer = TrustedPeer(
             name=request.name,
             key=Pin.parse(request.pin),
+            mechanisms=frozenset(request.mechanisms),
             expires=request.expires,
             comment=request.comment,
         )

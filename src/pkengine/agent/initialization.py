@@ -129,9 +129,10 @@ def initialize(
 
 
 def _check_dial(given: Mapping[PeerKey, TrustedPeer], dial: Dial, key: SharedKey | None) -> None:
-    expected = (dial.name, dial.engine.mechanism)
     if not any(
-        (peer.name, peer.mechanism) == expected and (key is None or peer.key == key.key_id)
+        peer.name == dial.name
+        and dial.engine.mechanism in peer.mechanisms
+        and (key is None or peer.key == key.key_id)
         for peer in given.values()
     ):
         raise AgentError(

@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pkengine.auth.channel_binding import BINDING_LABEL, BINDING_LENGTH
-from pkengine.auth.peer import Authenticated
+from pkengine.auth.peer import Authenticated, PeerKey
 from pkengine.auth.stream import ProtectedStream, State
 from pkengine.errors import AuthenticationError, AuthenticationTimeout
 from pkengine.interfaces import IExchange, ITrustStore
@@ -178,6 +178,20 @@ class AuthenticatedConnection(ProtectedStream):
         self._owner.connected(self, application)
         if self.state is State.OPEN:
             self._receive(b"")  # what came behind the exchange
+
+    def _trust_withdrawn(self, key: PeerKey) -> None:
+        peer = self.authenticated.peer
+        if key != peer.key:
+            return
+        now = self._owner.trust.lookup(key)
+        if (
+            now is not None
+            and now.name == peer.name
+            and self.authenticated.mechanism in now.mechanisms
+        ):
+            return  # what the key has lost is another mechanism
+        _log.info("Trust in {peer} is withdrawn: its connection ends", peer=self._label())
+        self.cut(AuthenticationError(f"The key {key} of {self._label()} is not trusted any more."))
 
     def _refuse(self, reason: AuthenticationError) -> None:
         """End authentication: the peer gets at most the alert of the mechanism."""

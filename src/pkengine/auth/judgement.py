@@ -28,10 +28,11 @@ def judge_pin(
     peer = trust.lookup(pin)
     if peer is None:
         raise AuthenticationError(f"The peer's key {pin} is not trusted.")
-    if peer.mechanism != mechanism:
+    if mechanism not in peer.mechanisms:
+        allowed = " or ".join(map(repr, sorted(peer.mechanisms)))
         raise AuthenticationError(
-            f"The peer {peer.name!r} with key {pin} must use the mechanism "
-            f"{peer.mechanism!r}: it used {mechanism!r}."
+            f"The peer {peer.name!r} with key {pin} must use the mechanism {allowed}: "
+            f"it used {mechanism!r}."
         )
     if expected is not None and peer.name != expected:
         raise AuthenticationError(

@@ -41,14 +41,15 @@ class TrustedPeer:
     Attributes:
         name: who the peer is; what the rest of a program knows it by.
         key: the pin of its public key, or the id of the secret that it shares with us.
-        mechanism: the one mechanism that this peer may use.
+        mechanisms: the mechanisms that the peer may use with this key.  It is one of them,
+            except while a change from one to another is under way.
         expires: when this trust ends, with a time zone, or None for never.
         comment: what a person wrote beside it.
     """
 
     name: str
     key: PeerKey
-    mechanism: str = "pin"
+    mechanisms: frozenset[str] = frozenset({"pin"})
     expires: datetime.datetime | None = None
     comment: str = ""
 

@@ -53,7 +53,7 @@ class SharedKeys:
         """
         found: list[tuple[SharedKey, TrustedPeer]] = []
         for peer in self._trust.peers():
-            if peer.mechanism != self.mechanism or not isinstance(peer.key, KeyId):
+            if self.mechanism not in peer.mechanisms or not isinstance(peer.key, KeyId):
                 continue
             if expected is not None and peer.name != expected:
                 continue
@@ -97,7 +97,7 @@ class SharedKeys:
     def still_trusted(self, key: SharedKey, peer: TrustedPeer) -> TrustedPeer:
         """Look a peer up again, at the end of an exchange; its proof was right."""
         now = self._trust.lookup(key.key_id)
-        if now is None or now.name != peer.name or now.mechanism != self.mechanism:
+        if now is None or now.name != peer.name or self.mechanism not in now.mechanisms:
             raise AuthenticationError(f"Key {key.key_id} of {peer.name} is not accepted any more.")
         self._attempts.succeeded(key.key_id)
         return now
@@ -110,7 +110,7 @@ class SharedKeys:
         key, peer = self._keys.key(key_id), self._trust.lookup(key_id)
         if key is None or peer is None:
             return None, None, f"Key {key_id} is not accepted."
-        if key.mechanism != self.mechanism or peer.mechanism != self.mechanism:
+        if key.mechanism != self.mechanism or self.mechanism not in peer.mechanisms:
             return None, None, f"Key {key_id} is not for mechanism '{self.mechanism}'."
         if not (
             hmac.compare_digest(hello.identity.encode(), key.peer.encode())

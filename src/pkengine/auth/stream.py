@@ -40,7 +40,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pkengine.auth.peer import Authenticated, PeerKey
+from pkengine.auth.peer import Authenticated
 from pkengine.errors import AuthenticationError
 from pkengine.interfaces import IAuthenticatedTransport, IProtection
 
@@ -201,13 +201,6 @@ class ProtectedStream:
             self._move(State.CLOSED)
         self._cancel_deadline()
         self._transport.abortConnection()
-
-    def _trust_withdrawn(self, key: PeerKey) -> None:
-        if key == self.authenticated.peer.key:
-            _log.info("Trust in {peer} is withdrawn: its connection ends", peer=self._label())
-            self.cut(
-                AuthenticationError(f"The key {key} of {self._label()} is not trusted any more.")
-            )
 
     def _label(self) -> str:
         return f"{self.authenticated.peer.name} ({self.getPeer()})"

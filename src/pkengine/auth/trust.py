@@ -8,6 +8,7 @@ A trust file has one key a line, in the manner of ``authorized_keys``::
     kid//0b9f4e2d7c1a48e5a3d6f80912b7c4de name=engine-3 mechanism=hmac
 
 What stands in front is the pin of a public key, or the id of a secret that both share.
+While a peer changes from one mechanism to another, both are named: ``mechanism=pin,sign``.
 
 The file is looked at whenever a key is looked up, and once a second while connections
 depend on it.  A file with a malformed line is not applied at all: what was in force stays
@@ -93,10 +94,20 @@ def parse_trust_line(line: str) -> TrustedPeer | None:
     return TrustedPeer(
         name=options["name"],
         key=key,
-        mechanism=options.get("mechanism", "pin"),
+        mechanisms=_parse_mechanisms(options.get("mechanism", "pin")),
         expires=_parse_time(options["expires"]) if "expires" in options else None,
         comment=comment.strip(),
     )
+
+
+def _parse_mechanisms(text: str) -> frozenset[str]:
+    names = text.split(",")
+    if "" in names or len(set(names)) != len(names):
+        raise TrustFileError(
+            f"The value of 'mechanism' is {text!r}: expected a name such as pin, or several, each "
+            "once, with a comma between them."
+        )
+    return frozenset(names)
 
 
 def _parse_time(text: str) -> datetime.datetime:
@@ -116,8 +127,9 @@ def format_trust_line(peer: TrustedPeer) -> str:
         TrustFileError: the name, mechanism or comment cannot stand in a line.
     """
     words = [str(peer.key), f"name={peer.name}"]
-    if peer.mechanism != "pin":
-        words.append(f"mechanism={peer.mechanism}")
+    mechanisms = ",".join(sorted(peer.mechanisms))
+    if mechanisms != "pin":
+        words.append(f"mechanism={mechanisms}")
     if peer.expires is not None:
         words.append(
             "expires=" + peer.expires.astimezone(datetime.timezone.utc).strftime(_TIME_FORM)
@@ -128,10 +140,11 @@ def format_trust_line(peer: TrustedPeer) -> str:
     if len(line.splitlines()) != 1:
         raise TrustFileError(f"The comment of {peer.key} has more than one line.")
     parsed = parse_trust_line(line)
-    if parsed is None or (parsed.name, parsed.mechanism) != (peer.name, peer.mechanism):
+    if parsed is None or (parsed.name, parsed.mechanisms) != (peer.name, peer.mechanisms):
         raise TrustFileError(
-            f"The name {peer.name!r} and the mechanism {peer.mechanism!r} cannot stand in "
-            "a trust file: expected printable ASCII without spaces and '#'."
+            f"The name {peer.name!r} and the mechanism {mechanisms!r} cannot stand in "
+            "a trust file: expected printable ASCII without spaces and '#', and no comma in the "
+            "name of a mechanism."
         )
     return line
 
@@ -219,7 +232,7 @@ class MemoryTrustStore:
         )
         for key, peer in before.items():
             after = self._accepted.get(key)
-            if after is None or (after.name, after.mechanism) != (peer.name, peer.mechanism):
+            if after is None or after.name != peer.name or peer.mechanisms - after.mechanisms:
                 self._announce(key)
 
     def _announce(self, key: PeerKey) -> None:

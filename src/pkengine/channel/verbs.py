@@ -117,16 +117,19 @@ class AcceptedKey(msgspec.Struct, frozen=True, rename="camel"):
 
     pin: str
     name: str
-    mechanism: str = "pin"
+    mechanisms: tuple[str, ...] = ("pin",)
     expires: Time | None = None
     comment: str = ""
 
 
-class AddKey(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+class AddKey(
+    msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
+):
     """The parameters of ``Keys.add``."""
 
     pin: str
     name: str
+    mechanisms: tuple[str, ...] = ("pin",)
     expires: Time | None = None
     comment: str = ""
 

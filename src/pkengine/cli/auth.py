@@ -148,7 +148,7 @@ def _secret_new(options: argparse.Namespace) -> None:
     if not create_atomically(options.out, theirs.encode()):
         raise KeyFileError(f"{options.out} exists: name a file that does not, nothing was made.")
     secrets.add(ours)
-    trust.add(TrustedPeer(ours.peer, ours.key_id, ours.mechanism))
+    trust.add(TrustedPeer(ours.peer, ours.key_id, frozenset({ours.mechanism})))
     print(ours.key_id)
     print(
         f"Move {options.out} to {ours.peer} by a safe way and run there:\n"
@@ -182,7 +182,7 @@ def _secret_import(options: argparse.Namespace) -> None:
         raise KeyFileError(f"{options.file}: {error}") from None
     trust, secrets = folder.trust, folder.secrets
     secrets.add(key)
-    trust.add(TrustedPeer(key.peer, key.key_id, key.mechanism))
+    trust.add(TrustedPeer(key.peer, key.key_id, frozenset({key.mechanism})))
     print(key.key_id)
 
 

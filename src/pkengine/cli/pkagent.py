@@ -170,7 +170,7 @@ def list_keys(state: StateFolder, as_json: bool) -> None:
     if as_json:
         _show_struct(found)
     elif found:
-        show_columns(("NAME", "PIN", "EXPIRES", "COMMENT"), map(_row, found))
+        show_columns(("NAME", "PIN", "MECHANISM", "EXPIRES", "COMMENT"), map(_row, found))
     else:
         show("No key is accepted.")
 
@@ -186,7 +186,13 @@ def add_key(line: tuple[str, ...], state: StateFolder, as_json: bool) -> None:
     from pkengine.channel.verbs import KEYS_ADD, AcceptedKey, AddKey
 
     peer = _engine_key(" ".join(line))
-    request = AddKey(pin=str(peer.key), name=peer.name, expires=peer.expires, comment=peer.comment)
+    request = AddKey(
+        pin=str(peer.key),
+        name=peer.name,
+        mechanisms=tuple(sorted(peer.mechanisms)),
+        expires=peer.expires,
+        comment=peer.comment,
+    )
     with _connect(state) as agent:
         added = agent.call(KEYS_ADD, request, result_type=AcceptedKey)
     if as_json:
@@ -217,8 +223,9 @@ def _connect(state: StateFolder) -> ControlClient:
     return ControlClient(state.control_socket)
 
 
-def _row(key: AcceptedKey) -> tuple[str, str, str, str]:
-    return key.name, key.pin, _local(key.expires) if key.expires else "never", key.comment
+def _row(key: AcceptedKey) -> tuple[str, str, str, str, str]:
+    expires = _local(key.expires) if key.expires else "never"
+    return key.name, key.pin, ",".join(key.mechanisms), expires, key.comment
 
 
 def _local(time: datetime.datetime) -> str:

@@ -156,7 +156,7 @@ class NetworkAccess:
 
     async def connect_to_new(self, host: Host, pin: Pin) -> AgentChannel:
         """See `HostAccess`; the agent may be dialled, or dial in where it was told to."""
-        record = TrustedPeer(peer_name(host.id), pin, host.mechanism)
+        record = TrustedPeer(peer_name(host.id), pin, frozenset({host.mechanism}))
         only = PinAuthenticator(self._key_pair, MemoryTrustStore([record]))
         # A key that is trusted already is not to be touched here, whosever it is.
         if self._dial_in is None or self._trust.lookup(pin) is not None:

@@ -246,7 +246,9 @@ class HostRegistry:
         for pin in host.pins:
             if pin not in before:
                 self._trust.add(
-                    TrustedPeer(peer_name(host.id), pin, host.mechanism, comment=host.name)
+                    TrustedPeer(
+                        peer_name(host.id), pin, frozenset({host.mechanism}), comment=host.name
+                    )
                 )
         self._changes.publish(host)
 
