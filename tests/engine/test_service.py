@@ -7,13 +7,20 @@ import resource
 import socket
 import sqlite3
 import stat
+import uuid
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
+from pkengine.auth.shared_key import SharedKey
+from pkengine.engine.clusters import Clusters
+from pkengine.engine.model import Host, HostKey, HostStatus, KeySource
+from pkengine.engine.store import Seal, Store, hosts
+from pkengine.keys import Secret
 from tests.engine.engine_process import EngineProcess
+from tests.engine.hosts.keys import ADDED
 
 
 class EngineTests(TestCase):
@@ -39,10 +46,23 @@ class EngineTests(TestCase):
         self.assertEqual(len(said.strip().splitlines()), 1, said)
         return said
 
+    async def failure(self) -> str:
+        """Start an engine that ends with status 1 while it starts; give what it logs."""
+        engine = self.start()
+        self.assertEqual(await engine.ended, 1)
+        self.assertNotIn(b"Traceback", engine.output + engine.errors)
+        return engine.output.decode()
+
     async def test_the_first_start_makes_what_is_needed_and_nobody_else_may_read_it(self) -> None:
         engine = await self.started()
         self.assertEqual(stat.S_IMODE(self.state.stat().st_mode), 0o700)
-        for name in ("engine.key", "https.key", "ssh/id_ed25519", "initial-admin-password"):
+        for name in (
+            "engine.key",
+            "https.key",
+            "secrets.key",
+            "ssh/id_ed25519",
+            "initial-admin-password",
+        ):
             mode = stat.S_IMODE((self.state / name).stat().st_mode)
             self.assertEqual((name, mode), (name, 0o600))
         for name in ("engine.crt", "https.crt", "ssh/id_ed25519.pub", "engine.db"):
@@ -137,6 +157,34 @@ class EngineTests(TestCase):
         database.close()
         self.assertIn("newer pkengine", await self.refusal())
 
+    async def test_secrets_that_cannot_be_opened_end_the_start_and_change_nothing(self) -> None:
+        engine = await self.started()
+        await engine.stop()
+        path = self.state / "secrets.key"
+        self.assertEqual(stat.S_IMODE(path.stat().st_mode), 0o600)
+        store = await Store.open(reactor, f"sqlite:///{self.state / 'engine.db'}")
+        host = Host(
+            id=uuid.uuid4(),
+            name="h1",
+            address="h1",
+            cluster_id=(await Clusters(store).default()).id,
+            status=HostStatus.MAINTENANCE,
+            keys=(shared_key(Seal.load(path, is_in_use=True)),),
+        )
+        await store.write(hosts.insert_host, host, ADDED)
+        await store.close()
+        right = path.read_bytes()
+        path.unlink()
+        said = await self.refusal()
+        self.assertIn(f"{path} is missing", said)
+        self.assertFalse(path.exists())
+        Seal.load(path, is_in_use=False)  # another one
+        self.assertIn(f"cannot be opened with the key in {path}", await self.failure())
+        path.write_bytes(right)
+        self.assertIn("tampered with", await self.failure())  # it was sealed for no such host
+        path.chmod(0o640)
+        self.assertIn(f"chmod 600 {path}", await self.refusal())
+
     async def test_a_password_that_cannot_be_kept_ends_the_start(self) -> None:
         self.state.mkdir(mode=0o700)
         # The file is there and not ours to read as a secret: others may read it.
@@ -145,3 +193,16 @@ class EngineTests(TestCase):
         engine = self.start()
         self.assertEqual(await engine.ended, 1)
         self.assertIn(b"chmod 600", engine.output)
+
+
+def shared_key(seal: Seal) -> HostKey:
+    """Give a key whose secret is sealed for another host than any."""
+    key = SharedKey.generate("hmac", local="engine", peer="host")
+    sealed = seal.seal(Secret(key.encode()), str(uuid.uuid4()), str(key.key_id), "hmac")
+    return HostKey(
+        key=key.key_id,
+        mechanism="hmac",
+        source=KeySource.DEPLOYED,
+        added=ADDED,
+        sealed=sealed,
+    )

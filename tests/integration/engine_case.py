@@ -193,7 +193,7 @@ class EngineTestCase(unittest.TestCase):
 
     def assert_untrusted(self, host: Host) -> None:
         """Check that the engine trusts no key of that host."""
-        self.assertEqual((), host.pins)
+        self.assertEqual((), host.keys)
         self.assertIsNone(self.engine.hosts.authenticated(host.id))
 
     # What must never be seen.

@@ -13,6 +13,7 @@ from pkengine.errors import (
     SshAuthenticationFailed,
 )
 from pkengine.keys import Pin, Secret, SshFingerprint
+from tests.engine.hosts.keys import keys_of
 from tests.hosts import Host as TestHost
 from tests.integration.engine_case import ADMIN, EngineTestCase
 
@@ -40,7 +41,7 @@ class AddedTests(EngineTestCase):
 
         self.assertEqual(HostKeySource.GIVEN_FINGERPRINT, added.ssh.key_source)
         self.assertEqual(await host.host_key(), added.ssh.public_key)
-        self.assertEqual((await agent_pin(host),), added.pins)
+        self.assertEqual((await agent_pin(host),), keys_of(added))
         assert added.capabilities is not None
         self.assertEqual("one", added.capabilities.hostname)
         self.assertEqual("debian", added.capabilities.operating_system.name)
@@ -53,7 +54,7 @@ class AddedTests(EngineTestCase):
         await self.assert_event(
             EventCode.HOST_ADDED, "Host one was added by admin@internal", fingerprint
         )
-        await self.assert_event(EventCode.HOST_INSTALLED, str(added.pins[0]))
+        await self.assert_event(EventCode.HOST_INSTALLED, str(added.keys[0].key))
         await self.assert_event(EventCode.HOST_STATUS_CHANGED, "Host one was set to Up")
 
     async def test_each_sides_key_is_where_it_belongs_and_nowhere_else(self) -> None:
@@ -75,7 +76,7 @@ class AddedTests(EngineTestCase):
     async def test_a_user_with_sudo_installs_the_agent_as_root(self) -> None:
         host = await self.host("one")
         added = await self.add_up(host, user="admin")
-        self.assertEqual((await agent_pin(host),), added.pins)
+        self.assertEqual((await agent_pin(host),), keys_of(added))
         self.assertEqual("root", await agent_user(host))
         self.assertIn("Accepted password for admin", await host.ssh_log())
 
@@ -83,7 +84,7 @@ class AddedTests(EngineTestCase):
         host = await self.host("one")
         added = await self.add_up(host, user="nosudo")
         state = "/home/nosudo/.local/share/pkagent/state"
-        self.assertEqual((await agent_pin(host, state),), added.pins)
+        self.assertEqual((await agent_pin(host, state),), keys_of(added))
         self.assertEqual("nosudo", await agent_user(host))
         self.assertFalse((host.root / "opt/pkagent").exists())
 
@@ -101,7 +102,7 @@ class AddedTests(EngineTestCase):
         again, job = await self.install(added)
         self.assertEqual(StepStatus.FINISHED, job.status, again.status_detail)
         up = await self.until(added.id, HostStatus.UP)
-        self.assertEqual(added.pins, up.pins)
+        self.assertEqual(added.keys, up.keys)
         self.assertIn("Accepted publickey for root", await host.ssh_log())
         self.assertNotIn("upload", [step.name for step in job.steps])
 
@@ -112,7 +113,7 @@ class AddedTests(EngineTestCase):
         await self.stop_engine()
         await self.start_engine()
         up = await self.until(added.id, HostStatus.UP)
-        self.assertEqual(added.pins, up.pins)
+        self.assertEqual(added.keys, up.keys)
         self.assertEqual(before, await host.ssh_log())
 
     async def test_a_removed_host_trusts_the_engine_no_longer(self) -> None:
@@ -203,7 +204,7 @@ class ChangedKeyTests(EngineTestCase):
         await self.farm.swap(one, two)
         for host in added:
             seen = await self.until(host.id, HostStatus.NON_RESPONSIVE)
-            self.assertEqual(host.pins, seen.pins)
+            self.assertEqual(host.keys, seen.keys)
             self.assertIsNone(self.engine.hosts.authenticated(host.id))
         logs = [await host.ssh_log() for host in (one, two)]
         for host, real in zip(added, (one, two), strict=True):

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SkipTest
 
 from pkengine.engine.model import HostStatus, StepStatus
 from pkengine.engine.service import Engine
+from tests.engine.hosts.keys import keys_of
 from tests.hosts import Host as TestHost
 from tests.hosts.processes import run
 from tests.integration.engine_case import ADMIN, IMPATIENT, EngineTestCase
@@ -50,7 +51,7 @@ class UnreachableHosts(EngineTestCase):
         up = await self.until(added.id, HostStatus.UP)
         proved = self.engine.hosts.authenticated(up.id)
         assert proved is not None
-        self.assertEqual((proved.peer.key,), up.pins)
+        self.assertEqual((proved.peer.key,), keys_of(up))
         status = await host.run("/opt/pkagent/current/bin/pkagent status")
         self.assertIn("by pin, connected since", status)
 

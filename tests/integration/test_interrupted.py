@@ -27,7 +27,7 @@ class InterruptedTestCase(EngineTestCase):
         again, job = await self.install(host, SshLogin(password=real.password["root"]))
         self.assertEqual(StepStatus.FINISHED, job.status, again.status_detail)
         up = await self.until(host.id, HostStatus.UP)
-        self.assertEqual(1, len(up.pins))
+        self.assertEqual(1, len(up.keys))
         self.assertEqual("1\n", await real.run("pgrep -fc [t]wistd"))
         return up
 

@@ -37,7 +37,7 @@ class ServiceTests(EngineTestCase):
         await self.real.run(f"kill -KILL {before}")
         await self.until(added.id, HostStatus.CONNECTING, HostStatus.NON_RESPONSIVE)
         up = await self.until(added.id, HostStatus.UP)
-        self.assertEqual(added.pins, up.pins)
+        self.assertEqual(added.keys, up.keys)
         self.assertNotEqual(before, await self.show("MainPID"))
         self.assertEqual("1", await self.show("NRestarts"))
         self.assertEqual(HostStatus.CONNECTING, seen[0])
@@ -65,7 +65,7 @@ class ServiceTests(EngineTestCase):
         await self.real.reboot()
         await missed
         up = await self.until(added.id, HostStatus.UP)
-        self.assertEqual(added.pins, up.pins)
+        self.assertEqual(added.keys, up.keys)
         self.assertEqual("0", await self.show("NRestarts"))
         self.assertEqual("active", await self.show("ActiveState"))
 

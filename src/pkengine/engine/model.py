@@ -11,8 +11,9 @@ import enum
 import uuid
 from dataclasses import dataclass, field
 
+from pkengine.auth.peer import PeerKey
 from pkengine.channel.verbs import Capabilities, HardwareInfo
-from pkengine.keys import Pin, Secret, SshFingerprint, SshPublicKey
+from pkengine.keys import Secret, SshFingerprint, SshPublicKey
 from pkengine.listening import AGENT_PORT
 
 DEFAULT_SSH_PORT = 22
@@ -47,6 +48,21 @@ class HostKeySource(enum.Enum):
     FIRST_USE = "first_use"
     APPROVED = "approved"
     PROVED = "proved"
+
+
+class HostConnection(enum.Enum):
+    """Which end dials the other."""
+
+    ENGINE_DIALS = "engine-dials"
+    AGENT_DIALS = "agent-dials"
+
+
+class KeySource(enum.Enum):
+    """How a key of an agent came to be trusted."""
+
+    DEPLOYED = "deployed"  # exchanged over the SSH session of an installation
+    REKEYED = "rekeyed"  # exchanged over the channel that a key before it had proved
+    JOINED = "joined"  # exchanged with who knew a code
 
 
 class SshAuthenticationMethod(enum.Enum):
@@ -95,13 +111,38 @@ class HostSsh:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostKey:
+    """One key by which a host's agent may prove itself, in one way.
+
+    Attributes:
+        key: the pin of the agent's public key, or the id of a secret that it shares with
+            the engine.
+        mechanism: the one in which the key is accepted; a key that is accepted in two is
+            two of these.
+        source: how it came to be trusted.
+        added: since when.
+        sealed: the engine's half of the shared secret, as `pkengine.engine.store.sealing`
+            encrypts it; None for a pin.
+    """
+
+    key: PeerKey
+    mechanism: str
+    source: KeySource
+    added: datetime.datetime
+    sealed: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """One managed host.
 
     Attributes:
         port: where its agent listens.
         status_detail: why it is in that status, where there is a reason to give.
-        pins: the keys of its agent that are trusted; empty until a deployment was whole.
+        connection: which end dials.
+        mechanism: how its agent and the engine are to prove who they are.
+        keys: those of its agent that are trusted, in the order in which they came; empty
+            until a deployment was whole.  While a way is changed, there are some of both.
         capabilities, hardware: what the agent said last, or None before the first time.
         agent_version: the version that the agent gave last, or empty.
         reinstallation_required: a change waits for the next install.
@@ -119,8 +160,9 @@ class Host:
     description: str = ""
     status_detail: str = ""
     ssh: HostSsh = field(default_factory=HostSsh)
-    pins: tuple[Pin, ...] = ()
+    connection: HostConnection = HostConnection.ENGINE_DIALS
     mechanism: str = "pin"
+    keys: tuple[HostKey, ...] = ()
     capabilities: Capabilities | None = None
     hardware: HardwareInfo | None = None
     agent_version: str = ""

@@ -23,7 +23,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 import pkengine
-from pkengine.auth.pin import PinAuthenticator
+from pkengine.auth.mechanisms import OWN_MECHANISMS, IdentityParts
+from pkengine.auth.shared_key import MemorySharedKeys
 from pkengine.auth.trust import MemoryTrustStore
 from pkengine.engine.accounts import Accounts
 from pkengine.engine.clusters import Clusters
@@ -35,6 +36,7 @@ from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.network import NetworkAccess
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.hosts.service import Hosts
+from pkengine.engine.hosts.trust import HostTrust
 from pkengine.engine.hosts.watch import Patience
 from pkengine.engine.https import listen_https, origin_of
 from pkengine.engine.jobs import Jobs
@@ -42,7 +44,9 @@ from pkengine.engine.model import Severity
 from pkengine.engine.rest import HttpServer, site
 from pkengine.engine.rest.application import Folder
 from pkengine.engine.state import StateFolder
-from pkengine.engine.store import Store, open_database
+from pkengine.engine.store import Seal, Store, open_database
+from pkengine.engine.store.database import transaction
+from pkengine.engine.store.hosts import has_sealed
 from pkengine.engine.user_administration import UserAdministration
 from pkengine.errors import PkengineError
 from pkengine.keys import KeyPair
@@ -152,12 +156,15 @@ class Engine(Service):
 
         Raises:
             StoreError: the database cannot be used.
+            KeyFileError: nor can the file with the key of the secrets in it.
             EngineError: the port cannot be listened on.
         """
         with self._logging_refusals():
             if self._port is None:
                 self._listen()
-            self._assemble(Store(self._reactor, open_database(self._database_url)))
+            database = open_database(self._database_url)
+            seal = self.state.seal(is_in_use=transaction(database, False, has_sealed))
+            self._assemble(Store(self._reactor, database), seal)
         super().startService()  # type: ignore[no-untyped-call]
         self._reactor.callWhenRunning(self._begin)
 
@@ -178,7 +185,7 @@ class Engine(Service):
         self._port = listen_https(self._reactor, self._https, self.https_key_pair, self._server)
         self.url = origin_of(self._port.getHost()) + API_PATH
 
-    def _assemble(self, store: Store) -> None:
+    def _assemble(self, store: Store, seal: Seal) -> None:
         reactor = self._reactor
         self.store = store
         self.events = Events(store, reactor)
@@ -186,8 +193,9 @@ class Engine(Service):
         self.jobs = Jobs(store, reactor)
         self.accounts = Accounts(store, reactor)
         self.user_administration = UserAdministration(store, self.accounts, self.events, reactor)
-        trust = MemoryTrustStore()
-        registry = HostRegistry(store, self.events, trust, reactor)
+        trust, secrets = MemoryTrustStore(), MemorySharedKeys()
+        identity = IdentityParts(self.key_pair, trust, secrets)
+        registry = HostRegistry(store, self.events, HostTrust(trust, secrets, seal), reactor)
         arrivals = Arrivals()
         access = NetworkAccess(
             reactor,
@@ -202,7 +210,7 @@ class Engine(Service):
         monitor = Monitor(registry, access.connect, reactor, patience=self._patience)
         self._entrance = Entrance(
             reactor,
-            [PinAuthenticator(self.key_pair, trust)],
+            [identity.authenticator(each) for each in OWN_MECHANISMS],
             arrivals,
             arrived=monitor.retry,
             registry=registry,

@@ -7,6 +7,7 @@ import os
 import socket
 from pathlib import Path
 
+from pkengine.engine.store import Seal
 from pkengine.errors import EngineError, KeyFileError
 from pkengine.keys import KeyPair
 from pkengine.keys.files import make_private_directory
@@ -84,6 +85,14 @@ class StateFolder:
         return KeyPair.load_or_create(
             self.directory, "https", subject_alternative_names=local_names()
         )
+
+    def seal(self, *, is_in_use: bool) -> Seal:
+        """Give what the secrets in the database are encrypted with; see `Seal.load`.
+
+        Raises:
+            KeyFileError: it cannot be read or made, or is missing while it is in use.
+        """
+        return Seal.load(self.directory / "secrets.key", is_in_use=is_in_use)
 
     def ssh_identity(self) -> SshIdentity:
         """Give what the engine logs in to hosts with.

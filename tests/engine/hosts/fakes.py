@@ -38,6 +38,7 @@ from pkengine.engine.store import Store
 from pkengine.errors import ChannelClosed
 from pkengine.keys import Pin, Secret, SshPublicKey
 from pkengine.ssh import HostKeyJudgement, HostKeyPolicy, SshTarget
+from tests.engine.hosts.keys import host_trust
 from tests.engine.store.inline import InlineReactor, InlineThreads
 
 HOST_KEY = SshPublicKey.parse(
@@ -244,7 +245,7 @@ class HostsTestCase(SynchronousTestCase):
         self.events = Events(self.store, self.clock)
         self.jobs = Jobs(self.store, self.clock)
         self.trust = MemoryTrustStore()
-        self.registry = HostRegistry(self.store, self.events, self.trust, self.clock)
+        self.registry = HostRegistry(self.store, self.events, host_trust(self.trust), self.clock)
         self.monitor = Monitor(
             self.registry,
             self.access.connect,

@@ -180,7 +180,7 @@ class DialInTests(HostsTestCase):
     async def test_a_new_key_may_be_proved_by_dialling_in_and_is_trusted_for_that_alone(
         self,
     ) -> None:
-        host = await self.know(HostStatus.INSTALLING, pins=())
+        host = await self.know(HostStatus.INSTALLING, keys=())
         with self.assertRaises(AuthenticationError):
             await self.dial()
         verifying = Deferred.fromCoroutine(self.access.connect_to_new(host, AGENT_KEY.pin))
@@ -194,14 +194,14 @@ class DialInTests(HostsTestCase):
 
     async def test_a_new_key_that_nobody_proves_is_not_trusted(self) -> None:
         self.patch(network, "CONNECT_TIMEOUT_S", 0.2)
-        host = await self.know(HostStatus.INSTALLING, pins=())
+        host = await self.know(HostStatus.INSTALLING, keys=())
         with self.assertRaises(ChannelError) as caught:
             await self.access.connect_to_new(host, AGENT_KEY.pin)
         self.assertIn("No connection to", str(caught.exception))
         self.assertEqual(list(self.trust.peers()), [])
 
     async def test_a_proof_that_is_given_up_leaves_no_trust(self) -> None:
-        host = await self.know(HostStatus.INSTALLING, pins=())
+        host = await self.know(HostStatus.INSTALLING, keys=())
         verifying = Deferred.fromCoroutine(self.access.connect_to_new(host, AGENT_KEY.pin))
         verifying.cancel()
         self.failureResultOf(verifying)

@@ -14,6 +14,7 @@ from pkengine.engine.hosts.lifecycle import ABSENT, MONITORED, TRANSITIONS, Trig
 from pkengine.engine.model import Host, HostStatus
 from pkengine.errors import Conflict
 from pkengine.keys import Pin
+from tests.engine.hosts.keys import pinned
 
 #: Named by oVirt, and not used by this engine.
 UNUSED = {HostStatus.REBOOT, HostStatus.DOWN, HostStatus.ERROR}
@@ -34,7 +35,7 @@ def host(status: HostStatus) -> Host:
         address="h1",
         cluster_id=uuid.uuid4(),
         status=status,
-        pins=(Pin(b"\x01" * 32),),
+        keys=pinned(Pin(b"\x01" * 32)),
     )
 
 
@@ -105,7 +106,7 @@ class TableTests(SynchronousTestCase):
 
     def test_installing_takes_all_trust_away(self) -> None:
         moved = lifecycle.advance(host(HostStatus.MAINTENANCE), Trigger.INSTALL)
-        self.assertEqual((moved.status, moved.pins), (HostStatus.INSTALLING, ()))
+        self.assertEqual((moved.status, moved.keys), (HostStatus.INSTALLING, ()))
 
     def test_leaving_a_status_leaves_its_reason_behind(self) -> None:
         moved = lifecycle.advance(host(HostStatus.UP), Trigger.LOST, detail="No route.")

@@ -42,6 +42,7 @@ from pkengine.errors import AuthenticationError, ChannelError
 from pkengine.keys import KeyPair, Pin
 from pkengine.ssh import SshIdentity
 from tests.engine.hosts.fakes import ADMIN, CAPABILITIES, STATS
+from tests.engine.hosts.keys import host_trust, pinned
 
 ENGINE_KEY = KeyPair.generate("engine")
 AGENT_KEY = KeyPair.generate("agent")
@@ -90,7 +91,7 @@ class HostsTestCase(TestCase):
         self.store = await Store.open(reactor, f"sqlite:///{state / 'engine.db'}")
         self.events = Events(self.store, reactor)
         self.trust = MemoryTrustStore()
-        self.registry = HostRegistry(self.store, self.events, self.trust, reactor)
+        self.registry = HostRegistry(self.store, self.events, host_trust(self.trust), reactor)
         self.arrivals = Arrivals()
         self.access = NetworkAccess(
             reactor,
@@ -147,7 +148,7 @@ class HostsTestCase(TestCase):
             cluster_id=(await Clusters(self.store).default()).id,
             status=status,
             port=self.port,
-            **{"pins": (AGENT_KEY.pin,), **changes},
+            **{"keys": pinned(AGENT_KEY.pin), **changes},
         )
         return await self.registry.insert(host, lambda host: [], also=lambda connection: None)
 
@@ -193,12 +194,12 @@ class NetworkTests(HostsTestCase):
 
     async def test_an_agent_with_another_key_is_not_the_host(self) -> None:
         gone = self.becomes(HostStatus.NON_RESPONSIVE)
-        await self.know(HostStatus.INITIALIZING, pins=(KeyPair.generate("other").pin,))
+        await self.know(HostStatus.INITIALIZING, keys=pinned(KeyPair.generate("other").pin))
         await gone
         self.assertEqual(self.agent.channels, [])
 
     async def test_an_unproved_key_is_accepted_for_the_proof_only(self) -> None:
-        host = await self.know(HostStatus.INSTALLING, pins=())
+        host = await self.know(HostStatus.INSTALLING, keys=())
         channel = await self.access.connect_to_new(host, AGENT_KEY.pin)
         self.assertEqual(await channel.call(GET_STATS, Nothing(), result_type=type(STATS)), STATS)
         with self.assertRaises((AuthenticationError, ChannelError)):

@@ -31,6 +31,7 @@ from pkengine.errors import (
 )
 from pkengine.keys import Pin, Secret, SshFingerprint, SshPublicKey
 from tests.engine.hosts.fakes import ADMIN, AGENT_PIN, HOST_KEY, OWN_PIN, PASSWORD, HostsTestCase
+from tests.engine.hosts.keys import keys_of
 
 OTHER_KEY = SshPublicKey.parse(
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAw"
@@ -46,7 +47,7 @@ class AddTests(HostsTestCase):
         self.access.deploy_outcome.callback(None)
         host = self.now(self.hosts.get(host.id))
         self.assertEqual(host.status, HostStatus.UP)
-        self.assertEqual(host.pins, (AGENT_PIN,))
+        self.assertEqual(keys_of(host), (AGENT_PIN,))
         self.assertEqual(self.trust.lookup(AGENT_PIN).name, str(host.id))
         self.assertEqual(host.capabilities.hostname, "h1")
         self.assertEqual(host.agent_version, "0.1")
@@ -209,7 +210,7 @@ class FailedInstallationTests(HostsTestCase):
     def assertFailed(self, host_id: uuid.UUID, reason: str) -> None:
         host = self.now(self.hosts.get(host_id))
         self.assertEqual(host.status, HostStatus.INSTALL_FAILED)
-        self.assertEqual(host.pins, ())
+        self.assertEqual(host.keys, ())
         self.assertIn(reason, host.status_detail)
         self.assertEqual(list(self.trust.peers()), [])
         code, text = self.log()[-1]
@@ -273,7 +274,9 @@ class InstallTests(HostsTestCase):
         self.access.pin = Pin(b"\x07" * 32)
         self.access.deploy_outcome.callback(None)
         host = self.now(self.hosts.get(host.id))
-        self.assertEqual((host.status, host.pins), (HostStatus.MAINTENANCE, (self.access.pin,)))
+        self.assertEqual(
+            (host.status, keys_of(host)), (HostStatus.MAINTENANCE, (self.access.pin,))
+        )
         self.assertIsNone(self.trust.lookup(AGENT_PIN))
 
     def test_a_host_that_is_up_is_not_installed(self) -> None:
@@ -287,7 +290,7 @@ class InstallTests(HostsTestCase):
         self.access.log_in_outcome = HostKeyMismatch("Another key.")
         self.refusal(self.hosts.install(host.id, SshLogin(), ADMIN), HostKeyMismatch)
         after = self.now(self.hosts.get(host.id))
-        self.assertEqual((after.status, after.pins), (HostStatus.MAINTENANCE, (AGENT_PIN,)))
+        self.assertEqual((after.status, keys_of(after)), (HostStatus.MAINTENANCE, (AGENT_PIN,)))
 
     def test_a_new_fingerprint_given_for_the_installation_replaces_the_stored_key(self) -> None:
         host = self.add(activate=False)

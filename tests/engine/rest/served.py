@@ -7,7 +7,7 @@ import json
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from xml.etree import ElementTree
 
 from argon2 import PasswordHasher
@@ -18,7 +18,6 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
 from pkengine.auth.peer import Authenticated
-from pkengine.auth.trust import MemoryTrustStore
 from pkengine.channel.verbs import (
     GET_CAPABILITIES,
     GET_HARDWARE_INFO,
@@ -49,6 +48,7 @@ from pkengine.engine.user_administration import UserAdministration
 from pkengine.errors import ChannelClosed
 from pkengine.keys import KeyPair, Pin, Secret, SshPublicKey
 from pkengine.ssh import HostKeyJudgement, HostKeyPolicy, SshIdentity, SshTarget
+from tests.engine.hosts.keys import host_trust
 from tests.engine.store.inline import InlineReactor, InlineThreads
 
 API = "https://engine.example:8443/ovirt-engine/api"
@@ -222,7 +222,7 @@ class ActedNetwork:
         )
 
     async def connect(self, host: Host) -> ActedAgent:
-        return self._agent(host, host.pins[0])
+        return self._agent(host, cast(Pin, host.keys[0].key))
 
     async def connect_to_new(self, host: Host, pin: Pin) -> ActedAgent:
         return self._agent(host, pin)
@@ -298,7 +298,7 @@ class ServedEngine:
         self.user_administration = UserAdministration(store, self.accounts, self.events, clock)
         self.clusters = Clusters(store)
         self.jobs = Jobs(store, clock)
-        registry = HostRegistry(store, self.events, MemoryTrustStore(), clock)
+        registry = HostRegistry(store, self.events, host_trust(), clock)
         self.hosts = Hosts(
             registry=registry,
             clusters=self.clusters,

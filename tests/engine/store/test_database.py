@@ -82,9 +82,15 @@ class StoreTests(TestCase):
 
     async def test_foreign_keys_are_enforced(self) -> None:
         store = await self.open()
-        row = {"pin": "p", "host_id": uuid.uuid4(), "added": EPOCH}
+        row = {
+            "key": "k",
+            "mechanism": "pin",
+            "host_id": uuid.uuid4(),
+            "source": "deployed",
+            "added": EPOCH,
+        }
         with self.assertRaises(IntegrityError):
-            await store.write(lambda c: c.execute(insert(schema.host_pins).values(row)))
+            await store.write(lambda c: c.execute(insert(schema.host_keys).values(row)))
 
     async def test_times_come_back_in_utc(self) -> None:
         store = await self.open()

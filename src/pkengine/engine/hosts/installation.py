@@ -6,15 +6,25 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import CancelledError
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from pkengine.engine.clock import utc_now
 from pkengine.engine.hosts.access import HostAccess, LoggedIn
 from pkengine.engine.hosts.agent_report import AgentReport, examine
 from pkengine.engine.hosts.lifecycle import Trigger, advance
 from pkengine.engine.hosts.proved_keys import learn_keys
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.jobs import RunningJob
-from pkengine.engine.model import Event, Host, HostStatus, Origin, StepStatus
+from pkengine.engine.model import (
+    Event,
+    Host,
+    HostKey,
+    HostStatus,
+    KeySource,
+    Origin,
+    StepStatus,
+)
 from pkengine.errors import PkengineError
 from pkengine.keys import Pin
 
@@ -32,13 +42,15 @@ class Installer:
     Args:
         registry: learns how they end.
         access: the network.
+        clock: what time it is.
     """
 
     _log = Logger()
 
-    def __init__(self, registry: HostRegistry, access: HostAccess) -> None:
+    def __init__(self, registry: HostRegistry, access: HostAccess, clock: IReactorTime) -> None:
         self._registry = registry
         self._access = access
+        self._clock = clock
 
     async def run(
         self,
@@ -110,7 +122,13 @@ class Installer:
                 reinstallation_required=False,
             )
             trigger = Trigger.INSTALLED if activate else Trigger.INSTALLED_INACTIVE
-            return replace(advance(installed, trigger), pins=(deployed.pin,))
+            key = HostKey(
+                key=deployed.pin,
+                mechanism=host.mechanism,
+                source=KeySource.DEPLOYED,
+                added=utc_now(self._clock),
+            )
+            return replace(advance(installed, trigger), keys=(key,))
 
         await self._registry.change(
             host.id,

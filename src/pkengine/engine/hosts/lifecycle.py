@@ -135,8 +135,8 @@ def advance(host: Host, trigger: Trigger, *, detail: str = "") -> Host:
     status = TRANSITIONS[host.status, trigger]
     if status is ABSENT:
         raise ValueError("A host that is removed has no next status.")
-    pins = () if status in _UNTRUSTED else host.pins
-    return replace(host, status=status, status_detail=detail, pins=pins)
+    keys = () if status in _UNTRUSTED else host.keys
+    return replace(host, status=status, status_detail=detail, keys=keys)
 
 
 def require(host: Host, trigger: Trigger) -> None:
@@ -147,7 +147,7 @@ def require(host: Host, trigger: Trigger) -> None:
     """
     if not permits(host.status, trigger):
         raise Conflict(_refusal(host, trigger))
-    if trigger is Trigger.ACTIVATE and not host.pins:
+    if trigger is Trigger.ACTIVATE and not host.keys:
         raise Conflict(
             f"Cannot activate Host {host.name}. No key of its agent is trusted: install it first."
         )

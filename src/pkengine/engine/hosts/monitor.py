@@ -89,7 +89,7 @@ class Monitor:
         return watch.channel.authenticated if watch and watch.channel else None
 
     def _changed(self, host: Host) -> None:
-        is_wanted = host.status in MONITORED and bool(host.pins)
+        is_wanted = host.status in MONITORED and bool(host.keys)
         watch = self._watches.get(host.id)
         if watch is not None:
             known = watch.host

@@ -21,7 +21,7 @@ from pkengine.engine.hosts.access import Report, Verify, VerifyVersion
 from pkengine.engine.hosts.agent_report import AgentChannel
 from pkengine.engine.hosts.arrivals import Arrivals
 from pkengine.engine.hosts.dial_in import DialIn
-from pkengine.engine.hosts.registry import peer_name
+from pkengine.engine.hosts.trust import peer_name
 from pkengine.engine.model import Host
 from pkengine.errors import ChannelError
 from pkengine.interfaces import ITrustStore

@@ -1,6 +1,6 @@
 """The hosts on disk, the keys trusted for them and the events about them, kept in step.
 
-Whatever changes a host goes through here: the row, its pins and its events change in one
+Whatever changes a host goes through here: the row, its keys and its events change in one
 transaction, and when that is on disk the trust in memory and the subscribers follow.  Who
 cancels a change that has begun, stops waiting for it and stops nothing else.
 """
@@ -15,11 +15,11 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 from twisted.internet.interfaces import IReactorTime
 
-from pkengine.auth.peer import TrustedPeer
 from pkengine.engine.clock import utc_now
 from pkengine.engine.events import Events
 from pkengine.engine.hosts.announcements import Announcements
 from pkengine.engine.hosts.lifecycle import Trigger, require
+from pkengine.engine.hosts.trust import HostTrust
 from pkengine.engine.model import Event, Host
 from pkengine.engine.paging import Pages
 from pkengine.engine.publisher import Publisher
@@ -29,8 +29,6 @@ from pkengine.engine.store import events as event_queries
 from pkengine.engine.store import hosts as queries
 from pkengine.engine.tasks import Tasks
 from pkengine.errors import Conflict, NotFound
-from pkengine.interfaces import ITrustStore
-from pkengine.keys import Pin
 
 Also = Callable[[Connection], None]
 Change = Callable[[Host], Host]
@@ -49,7 +47,7 @@ class HostRegistry:
     Args:
         store: where they are kept.
         events: where their events go.
-        trust: follows the pins of the hosts; a host's peer name is its id as text.
+        trust: follows the keys of the hosts.
         clock: what time it is.
 
     Attributes:
@@ -57,7 +55,7 @@ class HostRegistry:
     """
 
     def __init__(
-        self, store: Store, events: Events, trust: ITrustStore, clock: IReactorTime
+        self, store: Store, events: Events, trust: HostTrust, clock: IReactorTime
     ) -> None:
         self.announcements = Announcements(events)
         self._events = events
@@ -65,12 +63,15 @@ class HostRegistry:
         self._trust = trust
         self._clock = clock
         self._tasks = Tasks()
-        self._pins: dict[uuid.UUID, tuple[Pin, ...]] = {}
         self._changes: Publisher[Host] = Publisher()
         self._removals: Publisher[Host] = Publisher()
 
     async def load(self) -> None:
-        """Trust the keys that the store has; tell the subscribers of each host."""
+        """Trust the keys that the store has; tell the subscribers of each host.
+
+        Raises:
+            KeyFileError: a secret in the store cannot be opened.
+        """
         for host in await self.list():
             self._follow(host)
 
@@ -174,7 +175,7 @@ class HostRegistry:
 
         Raises:
             NotFound: there is no such host.
-            Conflict: its new name, address or pin is another host's.
+            Conflict: its new name, address or key is another host's.
         """
 
         def run(connection: Connection) -> tuple[Host, Host, list[Event]]:
@@ -184,9 +185,9 @@ class HostRegistry:
                 _check_is_free(connection, host_id, new.name, new.address)
             if new != old:
                 queries.update_host(connection, new)
-            if new.pins != old.pins:
-                _check_pins(connection, new)
-                queries.replace_pins(connection, host_id, new.pins, utc_now(self._clock))
+            if new.keys != old.keys:
+                _check_keys(connection, new)
+                queries.replace_keys(connection, host_id, new.keys)
             if also:
                 also(connection)
             return old, new, _write_events(connection, tell(new) if tell else ())
@@ -216,8 +217,7 @@ class HostRegistry:
 
         async def commit() -> Host:
             host, events = await self._write(run)
-            for pin in self._pins.pop(host_id, ()):
-                self._trust.remove(pin)
+            self._trust.forget(host_id)
             self._removals.publish(host)
             self._publish(events)
             return host
@@ -236,20 +236,7 @@ class HostRegistry:
             self._events.publish(event)
 
     def _follow(self, host: Host) -> None:
-        """Trust just the pins that the host has; connections by any other close now."""
-        before = self._pins.pop(host.id, ())
-        if host.pins:
-            self._pins[host.id] = host.pins
-        for pin in before:
-            if pin not in host.pins:
-                self._trust.remove(pin)
-        for pin in host.pins:
-            if pin not in before:
-                self._trust.add(
-                    TrustedPeer(
-                        peer_name(host.id), pin, frozenset({host.mechanism}), comment=host.name
-                    )
-                )
+        self._trust.follow(host)
         self._changes.publish(host)
 
     async def list(self) -> list[Host]:
@@ -278,21 +265,13 @@ def _check_is_free(
         raise Conflict(f"Host with the same address already exists: {address}.")
 
 
-def _check_pins(connection: Connection, host: Host) -> None:
-    for pin in host.pins:
-        _check_pin(connection, host, pin)
-
-
-def _check_pin(connection: Connection, host: Host, pin: Pin) -> None:
-    other = queries.host_name_of_pin(connection, pin)
-    if other is not None and other[0] != host.id:
+def _check_keys(connection: Connection, host: Host) -> None:
+    for key in host.keys:
+        other = queries.host_of_key(connection, key.key)
+        if other is None or other[0] == host.id:
+            continue
         raise Conflict(
             f"The agent at {host.address} has the key of Host {other[1]}, so both are one "
             f"machine, or a copy of one: remove Host {other[1]}, or give the copy a key of its "
             "own by removing agent.key and agent.crt from its state folder."
         )
-
-
-def peer_name(host_id: uuid.UUID) -> str:
-    """Give the name by which trust stores know a host: it never changes."""
-    return str(host_id)

@@ -91,7 +91,7 @@ class Hosts:
         self._monitor = monitor
         self._own_pin = own_pin
         self._clock = clock
-        self._installer = Installer(registry, access)
+        self._installer = Installer(registry, access, clock)
         self._tasks = Tasks()
         self._turns = Turns()
         self.key_changes = KeyChanges(registry, access, self._turns, clock)
@@ -546,7 +546,7 @@ class Hosts:
             if uninstall:
                 await self._uninstall(host, origin)
                 farewell = "Its agent and the SSH key of this engine were removed from it."
-            elif host.pins and not force:
+            elif host.keys and not force:
                 farewell = await say_goodbye(self._access, host, self._own_pin, self._clock)
 
             await self._registry.delete(

@@ -110,8 +110,8 @@ class Upkeep:
             await self._note(
                 EventCode.HOST_ENROLLED,
                 host,
-                f"succeeded: its agent has the key {host.pins[0]} and accepts that of this engine "
-                f"as '{accepted.name}'. Neither expires, and nothing was replaced",
+                f"succeeded: its agent has the key {host.keys[0].key} and accepts that of this "
+                f"engine as '{accepted.name}'. Neither expires, and nothing was replaced",
                 origin,
             )
         return job.job
@@ -125,7 +125,7 @@ class Upkeep:
         host = await self._registry.get(host_id)
         if self._monitor.authenticated(host_id) is not None:
             return True
-        if not host.pins:
+        if not host.keys:
             return False
         try:
             (await self._access.connect(host)).close()
@@ -284,7 +284,7 @@ def require_trust(host: Host, verb: str) -> None:
     Raises:
         Conflict: no key of its agent is trusted.
     """
-    if not host.pins:
+    if not host.keys:
         raise Conflict(
             f"Cannot {verb} Host {host.name}. No key of its agent is trusted: install it first."
         )

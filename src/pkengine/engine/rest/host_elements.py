@@ -39,7 +39,7 @@ TRUST = Element(
     "trust",
     fields=(
         Field("mechanism", LINE, attrgetter("mechanism")),
-        Field("pins", ListOf("pin", LINE), attrgetter("pins")),
+        Field("pins", ListOf("pin", LINE), lambda host: [key.key for key in host.keys]),
     ),
 )
 

@@ -5,5 +5,6 @@ connection; `Store` runs them in threads, each call in one transaction.
 """
 
 from pkengine.engine.store.database import Store, open_database
+from pkengine.engine.store.sealing import Seal
 
-__all__ = ["Store", "open_database"]
+__all__ = ["Seal", "Store", "open_database"]

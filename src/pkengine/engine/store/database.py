@@ -144,7 +144,7 @@ class Store:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        return _transaction(self._database, is_write, query, *args, **kwargs)
+        return transaction(self._database, is_write, query, *args, **kwargs)
 
 
 def open_database(url: str) -> Engine:
@@ -160,20 +160,26 @@ def open_database(url: str) -> Engine:
     """
     database = _connect(url)
     try:
-        _transaction(database, True, migrate)
+        transaction(database, True, migrate)
     except BaseException:
         database.dispose()
         raise
     return database
 
 
-def _transaction(
+def transaction(
     database: Engine,
     is_write: bool,
     query: Callable[Concatenate[Connection, P], T],
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
+    """Run a query in this thread, in one transaction.
+
+    Raises:
+        StoreError: the database fails.
+        sqlalchemy.exc.IntegrityError: a constraint forbids the change.
+    """
     try:
         with (
             database.connect().execution_options(is_write=is_write) as connection,

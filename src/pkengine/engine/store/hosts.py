@@ -9,14 +9,34 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Row, case, delete, func, insert, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    case,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 
+from pkengine.auth.peer import PeerKey, parse_peer_key
 from pkengine.channel.verbs import Capabilities, HardwareInfo
-from pkengine.engine.model import Host, HostKeySource, HostSsh, HostStatus
+from pkengine.engine.model import (
+    Host,
+    HostConnection,
+    HostKey,
+    HostKeySource,
+    HostSsh,
+    HostStatus,
+    KeySource,
+)
 from pkengine.engine.search import Search
-from pkengine.engine.store.schema import clusters, host_pins, hosts, key_changes
+from pkengine.engine.store.schema import clusters, host_keys, hosts, key_changes
 from pkengine.engine.store.search import Fields, Guids, Numbers, Texts, apply
-from pkengine.keys import Pin, SshFingerprint, SshPublicKey
+from pkengine.keys import SshFingerprint, SshPublicKey
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -31,6 +51,8 @@ SEARCHED: Fields = {
     "cluster": Texts(
         select(clusters.c.name).where(clusters.c.id == hosts.c.cluster_id).scalar_subquery()
     ),
+    "connection": Texts(hosts.c.connection),
+    "mechanism": Texts(hosts.c.mechanism),
     "type": Texts(literal("rhel")),
     "version": Texts(hosts.c.agent_version),
     "hwuuid": Texts(hosts.c.capabilities["uuid"].as_string()),
@@ -40,17 +62,17 @@ SEARCHED: Fields = {
 
 
 def insert_host(connection: Connection, host: Host, created: datetime.datetime) -> None:
-    """Add a host and its pins.
+    """Add a host and its keys.
 
     Raises:
-        sqlalchemy.exc.IntegrityError: its name, its address or a pin is another host's.
+        sqlalchemy.exc.IntegrityError: its name, its address or a key is another host's.
     """
     connection.execute(insert(hosts).values(id=host.id, created=created, **_values(host)))
-    replace_pins(connection, host.id, host.pins, created)
+    replace_keys(connection, host.id, host.keys)
 
 
 def update_host(connection: Connection, host: Host) -> None:
-    """Write a host as it is to be; its pins are apart, in `replace_pins`.
+    """Write a host as it is to be; its keys are apart, in `replace_keys`.
 
     Raises:
         sqlalchemy.exc.IntegrityError: its name or its address is another host's.
@@ -58,36 +80,46 @@ def update_host(connection: Connection, host: Host) -> None:
     connection.execute(update(hosts).where(hosts.c.id == host.id).values(**_values(host)))
 
 
-def replace_pins(
-    connection: Connection, host_id: uuid.UUID, pins: Iterable[Pin], added: datetime.datetime
-) -> None:
+def replace_keys(connection: Connection, host_id: uuid.UUID, keys: Iterable[HostKey]) -> None:
     """Trust these keys of a host, and no others.
 
     Raises:
-        sqlalchemy.exc.IntegrityError: a pin is another host's.
+        sqlalchemy.exc.IntegrityError: a key is another host's.
     """
-    connection.execute(delete(host_pins).where(host_pins.c.host_id == host_id))
-    rows = [{"pin": str(pin), "host_id": host_id, "added": added} for pin in pins]
+    connection.execute(delete(host_keys).where(host_keys.c.host_id == host_id))
+    rows = [
+        {
+            "key": str(key.key),
+            "mechanism": key.mechanism,
+            "host_id": host_id,
+            "source": key.source.value,
+            "added": key.added,
+            "sealed": key.sealed,
+        }
+        for key in keys
+    ]
     if rows:
-        connection.execute(insert(host_pins), rows)
+        connection.execute(insert(host_keys), rows)
+
+
+def has_sealed(connection: Connection) -> bool:
+    """Tell whether a host has a key with a sealed secret."""
+    sealed = select(host_keys.c.key).where(host_keys.c.sealed.is_not(None)).limit(1)
+    return connection.execute(sealed).first() is not None
 
 
 def delete_host(connection: Connection, host_id: uuid.UUID) -> None:
-    """Remove a host together with its pins and what waits for a decision about its keys."""
+    """Remove a host together with its keys and what waits for a decision about its keys."""
     connection.execute(delete(key_changes).where(key_changes.c.host_id == host_id))
-    connection.execute(delete(host_pins).where(host_pins.c.host_id == host_id))
+    connection.execute(delete(host_keys).where(host_keys.c.host_id == host_id))
     connection.execute(delete(hosts).where(hosts.c.id == host_id))
 
 
 def all_hosts(connection: Connection) -> list[Host]:
     """Give every host, by name."""
-    pins: dict[uuid.UUID, list[Pin]] = defaultdict(list)
-    for host_id, pin in connection.execute(
-        select(host_pins.c.host_id, host_pins.c.pin).order_by(host_pins.c.pin)
-    ):
-        pins[host_id].append(Pin.parse(pin))
+    keys = _keys(connection)
     rows = connection.execute(select(hosts).order_by(hosts.c.name))
-    return [_host(row, pins.get(row.id, ())) for row in rows]
+    return [_host(row, keys.get(row.id, ())) for row in rows]
 
 
 def find_ids(connection: Connection, search: Search, limit: int) -> list[uuid.UUID]:
@@ -104,15 +136,9 @@ def find_ids(connection: Connection, search: Search, limit: int) -> list[uuid.UU
 
 def hosts_by_ids(connection: Connection, ids: Sequence[uuid.UUID]) -> list[Host]:
     """Give these hosts, in this order; those that are gone are left out."""
-    pins: dict[uuid.UUID, list[Pin]] = defaultdict(list)
-    for host_id, pin in connection.execute(
-        select(host_pins.c.host_id, host_pins.c.pin)
-        .where(host_pins.c.host_id.in_(ids))
-        .order_by(host_pins.c.pin)
-    ):
-        pins[host_id].append(Pin.parse(pin))
+    keys = _keys(connection, host_keys.c.host_id.in_(ids))
     rows = connection.execute(select(hosts).where(hosts.c.id.in_(ids)))
-    found = {row.id: _host(row, pins.get(row.id, ())) for row in rows}
+    found = {row.id: _host(row, keys.get(row.id, ())) for row in rows}
     return [found[host_id] for host_id in ids if host_id in found]
 
 
@@ -146,10 +172,7 @@ def host_by_id(
     row = connection.execute(statement).first()
     if row is None:
         return None
-    pins = connection.execute(
-        select(host_pins.c.pin).where(host_pins.c.host_id == host_id).order_by(host_pins.c.pin)
-    ).scalars()
-    return _host(row, map(Pin.parse, pins))
+    return _host(row, _keys(connection, host_keys.c.host_id == host_id).get(host_id, ()))
 
 
 def host_id_of(
@@ -160,10 +183,10 @@ def host_id_of(
     return connection.execute(select(hosts.c.id).where(condition)).scalar()
 
 
-def host_name_of_pin(connection: Connection, pin: Pin) -> tuple[uuid.UUID, str] | None:
-    """Tell which host has that key."""
-    statement = select(hosts.c.id, hosts.c.name).join(host_pins)
-    row = connection.execute(statement.where(host_pins.c.pin == str(pin))).first()
+def host_of_key(connection: Connection, key: PeerKey) -> tuple[uuid.UUID, str] | None:
+    """Tell which host has that key, by its id and its name."""
+    statement = select(hosts.c.id, hosts.c.name).join(host_keys)
+    row = connection.execute(statement.where(host_keys.c.key == str(key))).first()
     return (row.id, row.name) if row else None
 
 
@@ -184,6 +207,7 @@ def _values(host: Host) -> Mapping[str, object]:
         "ssh_public_key": str(ssh.public_key) if ssh.public_key else None,
         "ssh_key_source": ssh.key_source.value if ssh.key_source else None,
         "ssh_proved_keys": [str(key) for key in ssh.proved_keys],
+        "connection": host.connection.value,
         "mechanism": host.mechanism,
         "capabilities": msgspec.to_builtins(host.capabilities),
         "hardware": msgspec.to_builtins(host.hardware),
@@ -193,7 +217,28 @@ def _values(host: Host) -> Mapping[str, object]:
     }
 
 
-def _host(row: Row[Any], pins: Iterable[Pin]) -> Host:
+def _keys(
+    connection: Connection, *conditions: ColumnElement[bool]
+) -> Mapping[uuid.UUID, list[HostKey]]:
+    """Give the keys of hosts, those of each in the order in which they came."""
+    statement = select(host_keys).where(*conditions)
+    found: dict[uuid.UUID, list[HostKey]] = defaultdict(list)
+    for row in connection.execute(
+        statement.order_by(host_keys.c.added, host_keys.c.key, host_keys.c.mechanism)
+    ):
+        found[row.host_id].append(
+            HostKey(
+                key=parse_peer_key(row.key),
+                mechanism=row.mechanism,
+                source=KeySource(row.source),
+                added=row.added,
+                sealed=row.sealed,
+            )
+        )
+    return found
+
+
+def _host(row: Row[Any], keys: Iterable[HostKey]) -> Host:
     fingerprint, public_key, source = row.ssh_fingerprint, row.ssh_public_key, row.ssh_key_source
     return Host(
         id=row.id,
@@ -213,8 +258,9 @@ def _host(row: Row[Any], pins: Iterable[Pin]) -> Host:
             key_source=HostKeySource(source) if source else None,
             proved_keys=tuple(map(SshPublicKey.parse, row.ssh_proved_keys)),
         ),
-        pins=tuple(pins),
+        connection=HostConnection(row.connection),
         mechanism=row.mechanism,
+        keys=tuple(keys),
         capabilities=_reported(row.capabilities, Capabilities),
         hardware=_reported(row.hardware, HardwareInfo),
         agent_version=row.agent_version,

@@ -1,7 +1,8 @@
 """The tables of the engine's database, as they are after the last migration.
 
 A column of time holds UTC.  Nothing secret is stored in clear: passwords and tokens are
-hashes, and SSH passwords are not stored at all.
+hashes, what the engine shares with agents is encrypted with a key that is not in the
+database, and SSH passwords are not stored at all.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -92,6 +94,7 @@ hosts = Table(
     Column("ssh_public_key", Text),
     Column("ssh_key_source", String(40)),
     Column("ssh_proved_keys", JSON, nullable=False, server_default="[]"),
+    Column("connection", String(40), nullable=False, server_default="engine-dials"),
     Column("mechanism", String(40), nullable=False),
     Column("capabilities", JSON(none_as_null=True)),
     Column("hardware", JSON(none_as_null=True)),
@@ -101,13 +104,16 @@ hosts = Table(
     Column("created", UtcDateTime, nullable=False),
 )
 
-#: The keys of agents that are trusted.  A pin belongs to one host: it says which one calls.
-host_pins = Table(
-    "host_pins",
+#: The keys of agents that are trusted.  A key belongs to one host: it says which one calls.
+host_keys = Table(
+    "host_keys",
     metadata,
-    Column("pin", String(60), primary_key=True),
+    Column("key", String(60), primary_key=True),
+    Column("mechanism", String(40), primary_key=True),
     Column("host_id", ForeignKey("hosts.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("source", String(40), nullable=False),
     Column("added", UtcDateTime, nullable=False),
+    Column("sealed", LargeBinary),  # see `pkengine.engine.store.sealing`
 )
 
 #: SSH host keys that are not the stored one and wait for a decision: one row a host.

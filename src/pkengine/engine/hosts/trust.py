@@ -1,0 +1,100 @@
+"""What authenticators read about hosts, kept as the keys of the hosts say.
+
+A host may have several keys, and a key may be accepted in several mechanisms.  A trust store
+has one record a key, so the keys of a host are brought together here; the secrets behind
+them are opened once, when the key is met first, and never written in clear.
+"""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from collections import defaultdict
+
+from pkengine.auth.peer import PeerKey, TrustedPeer
+from pkengine.auth.shared_key import SharedKey
+from pkengine.engine.model import Host, HostKey, KeySource
+from pkengine.engine.store.sealing import Seal
+from pkengine.interfaces import ISharedKeyStore, ITrustStore
+from pkengine.keys import Secret
+from pkengine.keys.key_id import KeyId
+
+
+class HostTrust:
+    """Keeps a trust store and the shared keys in step with the hosts.
+
+    Args:
+        peers: whose keys are accepted; a host's name there is its id as text.
+        secrets: what the engine shares with hosts.
+        seal: opens the secrets that come from the database.
+    """
+
+    def __init__(self, peers: ITrustStore, secrets: ISharedKeyStore, seal: Seal) -> None:
+        self._peers = peers
+        self._secrets = secrets
+        self._seal = seal
+        self._followed: dict[uuid.UUID, dict[PeerKey, TrustedPeer]] = {}
+
+    def sealed(self, key: SharedKey, source: KeySource, added: datetime.datetime) -> HostKey:
+        """Give a key that is shared with a host, in the form in which a host has it."""
+        return HostKey(
+            key=key.key_id,
+            mechanism=key.mechanism,
+            source=source,
+            added=added,
+            sealed=self._seal.seal(Secret(key.encode()), key.peer, str(key.key_id), key.mechanism),
+        )
+
+    def follow(self, host: Host) -> None:
+        """Trust just the keys that the host has; connections by any other close now.
+
+        Raises:
+            KeyFileError: a secret cannot be opened; nothing has changed then.
+        """
+        before = self._followed.get(host.id, {})
+        wanted = _records(host)
+        opened = [
+            self._open(host.id, key, key.sealed)
+            for key in host.keys
+            if key.sealed is not None and key.key not in before
+        ]
+        self._remove(set(before) - set(wanted))
+        for secret in opened:
+            self._secrets.add(secret)
+        for key, record in wanted.items():
+            if before.get(key) != record:
+                self._peers.add(record)
+        if wanted:
+            self._followed[host.id] = wanted
+        else:
+            self._followed.pop(host.id, None)
+
+    def forget(self, host_id: uuid.UUID) -> None:
+        """Trust no key of a host any more; its connections close now."""
+        self._remove(set(self._followed.pop(host_id, ())))
+
+    def _remove(self, keys: set[PeerKey]) -> None:
+        for key in keys:
+            self._peers.remove(key)
+            if isinstance(key, KeyId):
+                self._secrets.remove(key)
+
+    def _open(self, host_id: uuid.UUID, key: HostKey, sealed: bytes) -> SharedKey:
+        opened = self._seal.open(sealed, peer_name(host_id), str(key.key), key.mechanism)
+        return SharedKey.decode(opened.reveal())
+
+
+def _records(host: Host) -> dict[PeerKey, TrustedPeer]:
+    mechanisms: dict[PeerKey, set[str]] = defaultdict(set)
+    for key in host.keys:
+        mechanisms[key.key].add(key.mechanism)
+    name = peer_name(host.id)
+    return {
+        key: TrustedPeer(name, key, frozenset(accepted), comment=host.name)
+        for key, accepted in mechanisms.items()
+    }
+
+
+def peer_name(host_id: uuid.UUID) -> str:
+    """Give the name by which trust stores know a host: it never changes."""
+    return str(host_id)
