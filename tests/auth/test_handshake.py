@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import statistics
 import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -20,14 +22,17 @@ from pkengine.auth.akep2 import HmacAuthenticator
 from pkengine.auth.fields import MAX_MESSAGE, decode_fields, encode_fields, frame
 from pkengine.auth.handshake import Hello
 from pkengine.auth.key_schedule import PROTOCOL
+from pkengine.auth.p256 import random_scalar
 from pkengine.auth.pake import GUESS_INTERVAL_S, GUESSES, Spake2PlusAuthenticator, register_pair
 from pkengine.auth.peer import Role, TrustedPeer
 from pkengine.auth.shared_key import MemorySharedKeys, SharedKey
 from pkengine.auth.sigma import SignAuthenticator
+from pkengine.auth.spake2plus import ProverRecord, VerifierRecord
 from pkengine.auth.trust import MemoryTrustStore
 from pkengine.errors import AuthenticationError
 from pkengine.interfaces import IAuthenticator, IExchange
 from pkengine.keys import KeyPair, KeyType, Secret
+from pkengine.keys.key_id import KeyId
 from tests.auth.exchanges import (
     EVERY_MECHANISM,
     Ends,
@@ -609,6 +614,43 @@ class UnknownKeys(EveryMechanism):
             m1 = changed(ends.agent.initiator("engine").start(), key_id=bytes(16))
             hello = Hello.from_fields(fields_of(m1))
             self.refused(ends.engine._choose(hello).judge, hello)
+
+    def test_nothing_is_kept_of_the_keys_that_strangers_name(self) -> None:
+        ends = spake2plus_ends()
+        m1 = ends.agent.initiator("engine").start()
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        kept = []
+        for number in range(600):
+            acceptor = ends.engine.acceptor()
+            acceptor.start()
+            acceptor.receive(changed(m1, key_id=number.to_bytes(16, "big")))
+            if number % 300 == 299:
+                del acceptor
+                gc.collect()
+                kept.append(tracemalloc.get_traced_memory()[0])
+        self.assertLess(kept[1] - kept[0], 300 * 100)
+
+    def test_a_key_that_was_removed_is_forgotten_before_many_others_have_come(self) -> None:
+        def records() -> int:
+            gc.collect()
+            return sum(isinstance(each, VerifierRecord) for each in gc.get_objects())
+
+        ends = spake2plus_ends()
+        before = records()
+        for _ in range(200):
+            record = ProverRecord(random_scalar(), random_scalar()).verifier_record()
+            key = SharedKey(KeyId.random(), "spake2plus", "engine", "agent", record.encode())
+            ends.more["engine_keys"].add(key)
+            ends.engine_trust.add(TrustedPeer("agent", key.key_id, frozenset({"spake2plus"})))
+            acceptor = ends.engine.acceptor()
+            acceptor.start()
+            acceptor.receive(
+                changed(ends.agent.initiator("engine").start(), key_id=key.key_id.octets)
+            )
+            ends.engine_trust.remove(key.key_id)
+            ends.more["engine_keys"].remove(key.key_id)
+        self.assertLess(records() - before, 100)
 
 
 class UnusableShares(EveryMechanism):

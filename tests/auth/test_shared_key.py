@@ -160,3 +160,11 @@ class Limits(SynchronousTestCase):
         self.assertTrue(limit.begin("a"))
         self.assertTrue(limit.begin("b"))
         self.assertFalse(limit.begin("a"))
+
+    def test_so_many_keys_are_remembered_and_no_more(self) -> None:
+        limit = AttemptLimit(Clock().seconds, burst=1, interval_s=10, remembered=2)
+        for key in ("a", "b", "c"):
+            self.assertTrue(limit.begin(key))
+        self.assertFalse(limit.begin("c"))
+        self.assertFalse(limit.begin("b"))
+        self.assertTrue(limit.begin("a"))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from pkengine.auth.attempts import AttemptLimit
+from pkengine.auth.attempts import AttemptLimit, Attempts
 from pkengine.auth.folder import TrustFolder, is_yes
 from pkengine.auth.handshake import Hello
 from pkengine.auth.handshake_authenticator import HandshakeAuthenticator
@@ -39,14 +39,25 @@ MECHANISM = "spake2plus"
 GUESSES = 5
 GUESS_INTERVAL_S = 60.0
 
+_SWEEP_AFTER = 64
 
-def register_pair(secret: Secret, *, prover: str, verifier: str) -> tuple[SharedKey, SharedKey]:
+
+def register_pair(
+    secret: Secret, *, prover: str, verifier: str, key_id: KeyId | None = None
+) -> tuple[SharedKey, SharedKey]:
     """Make the two halves of a new key from a secret; slow on purpose, for a thread.
+
+    Args:
+        secret: a password, a join code or a key.
+        prover: who proves.
+        verifier: who verifies.
+        key_id: the public name of the key, where both ends must know it beforehand; else
+            it is drawn.
 
     Returns:
         the prover's half and the verifier's half.
     """
-    key_id = KeyId.random()
+    key_id = key_id or KeyId.random()
     record = register(
         secret,
         id_prover=prover.encode(),
@@ -65,18 +76,29 @@ class Spake2PlusAuthenticator(HandshakeAuthenticator):
     Args:
         keys: the halves that this end keeps, made by `register_pair`.
         trust: which of them are accepted, and for whom.
+        attempts: counts guesses, or None for `GUESSES` in a row.
         policy: as for `HandshakeAuthenticator`.
     """
 
     mechanism = MECHANISM
 
-    def __init__(self, keys: ISharedKeyStore, trust: ITrustStore, **policy: Any) -> None:
+    def __init__(
+        self,
+        keys: ISharedKeyStore,
+        trust: ITrustStore,
+        *,
+        attempts: Attempts | None = None,
+        **policy: Any,
+    ) -> None:
         super().__init__(trust, **policy)
-        attempts = AttemptLimit(self._policy.monotonic, burst=GUESSES, interval_s=GUESS_INTERVAL_S)
-        nobody = ProverRecord(random_scalar(), random_scalar()).verifier_record()
-        self._keys = SharedKeys(MECHANISM, keys, trust, attempts, nobody.encode())
-        self._prover_records = _Records[ProverRecord](ProverRecord.decode)
-        self._verifier_records = _Records[VerifierRecord](VerifierRecord.decode)
+        if attempts is None:
+            attempts = AttemptLimit(
+                self._policy.monotonic, burst=GUESSES, interval_s=GUESS_INTERVAL_S
+            )
+        self._nobody = ProverRecord(random_scalar(), random_scalar()).verifier_record()
+        self._keys = SharedKeys(MECHANISM, keys, trust, attempts, self._nobody.encode())
+        self._prover_records = _Records[ProverRecord](ProverRecord.decode, keys)
+        self._verifier_records = _Records[VerifierRecord](VerifierRecord.decode, keys)
 
     @classmethod
     def from_folder(
@@ -91,7 +113,9 @@ class Spake2PlusAuthenticator(HandshakeAuthenticator):
 
     def _choose(self, hello: Hello) -> _VerifierParty:
         key, peer, refusal = self._keys.for_hello(hello)
-        verifier = Verifier(self._verifier_records.of(key))
+        # Who names a key that is not there gets a record that is: decoding, and keeping, one
+        # for each name that somebody makes up would take time and memory.
+        verifier = Verifier(self._verifier_records.of(key) if peer is not None else self._nobody)
         return _VerifierParty(self._keys, key, peer, refusal, verifier)
 
 
@@ -101,9 +125,11 @@ _Record = TypeVar("_Record", ProverRecord, VerifierRecord)
 class _Records(Generic[_Record]):
     """Records that were decoded, because each holds products that every exchange needs."""
 
-    def __init__(self, decode: Callable[[Secret], _Record]) -> None:
+    def __init__(self, decode: Callable[[Secret], _Record], keys: ISharedKeyStore) -> None:
         self._decode: Callable[[Secret], _Record] = decode
+        self._keys = keys
         self._decoded: dict[KeyId, tuple[Secret, _Record]] = {}
+        self._next_sweep = _SWEEP_AFTER
 
     def of(self, key: SharedKey) -> _Record:
         known = self._decoded.get(key.key_id)
@@ -114,7 +140,15 @@ class _Records(Generic[_Record]):
         except ValueError as error:
             raise AuthenticationError(f"Key {key.key_id} cannot be used: {error}") from error
         self._decoded[key.key_id] = key.secret, record
+        self._sweep()
         return record
+
+    def _sweep(self) -> None:
+        """Forget the records of keys that are gone, each time that there are twice as many."""
+        if len(self._decoded) >= self._next_sweep:
+            for key_id in [each for each in self._decoded if self._keys.key(each) is None]:
+                del self._decoded[key_id]
+            self._next_sweep = max(_SWEEP_AFTER, 2 * len(self._decoded))
 
 
 class _Party:

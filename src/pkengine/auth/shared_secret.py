@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 import secrets
 
-from pkengine.auth.attempts import AttemptLimit
+from pkengine.auth.attempts import Attempts
 from pkengine.auth.handshake import Hello
 from pkengine.auth.peer import TrustedPeer
 from pkengine.auth.shared_key import SharedKey
@@ -36,7 +36,7 @@ class SharedKeys:
         mechanism: str,
         keys: ISharedKeyStore,
         trust: ITrustStore,
-        attempts: AttemptLimit,
+        attempts: Attempts,
         dummy: Secret,
     ) -> None:
         self.mechanism = mechanism
