@@ -25,6 +25,10 @@ class InvalidKeyText(PkengineError, ValueError):
     """A pin, a fingerprint or a public key is not written in its one text form."""
 
 
+class InvalidJoinCode(PkengineError, ValueError):
+    """What was typed as the code of an invitation cannot be one."""
+
+
 class KeyFileError(PkengineError):
     """A file that holds a key or a secret is missing, unreadable, broken or too open."""
 
