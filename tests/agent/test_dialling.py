@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredQueue
 from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from pkengine.agent.dialled_engines import DialledEngine, DialledEngines
+from pkengine.agent.dialled_engines import DialledEngine, DialledEngines, Mechanism
 from pkengine.agent.initialization import Dial, initialize, read_dial
 from pkengine.agent.state import StateFolder
+from pkengine.auth.key_agreement import KeyAgreement
 from pkengine.auth.mechanisms import OWN_MECHANISMS, IdentityParts
-from pkengine.auth.pake import register_pair
-from pkengine.auth.peer import TrustedPeer
-from pkengine.auth.shared_key import MemorySharedKeys, SharedKey
+from pkengine.auth.peer import PeerKey, Role, TrustedPeer
+from pkengine.auth.shared_key import SHARED_KEY_MECHANISMS, MemorySharedKeys, SharedKey
 from pkengine.auth.trust import FileTrustStore, MemoryTrustStore
 from pkengine.channel import Channel, Verbs, listen_channel
 from pkengine.channel.verbs import GET_VERSION, KEYS_REMOVE, AgentVersion, RemoveKey
 from pkengine.channel.websocket_server import WebSocketResource
-from pkengine.errors import AgentError
-from pkengine.keys import KeyPair, Pin, Secret
+from pkengine.errors import AgentError, InvalidKeyText
+from pkengine.keys import KeyPair, Pin
 from tests.agent.processes import pkagent, start_agent
 from tests.channel.https import serve_https
+
+OTHER = Pin(b"2" * 32)
 
 
 class Engine:
@@ -38,20 +42,30 @@ class Engine:
         self.key_pair = KeyPair.generate("engine-1")
         self.trust, self.secrets = MemoryTrustStore(), MemorySharedKeys()
         self.channels: DeferredQueue[Channel] = DeferredQueue()
-        self.shared_key: SharedKey | None = None
-        if mechanism == "hmac":
-            self.shared_key = SharedKey.generate("hmac", local="host-1", peer="engine-1")
-            self.secrets.add(self.shared_key.for_peer())
-        elif mechanism == "spake2plus":
-            self.shared_key, verifier = register_pair(
-                Secret("a secret"), prover="host-1", verifier="engine-1"
+        #: What an agent accepts, besides a key that it makes in common with this engine.
+        self.peers: list[TrustedPeer] = []
+        self.agreement: KeyAgreement | None = None
+        if mechanism in SHARED_KEY_MECHANISMS:
+            self.agreement = KeyAgreement(
+                mechanism, local="engine-1", peer="host-1", role=Role.ACCEPTOR
             )
-            self.secrets.add(verifier)
-        key = self.key_pair.pin if self.shared_key is None else self.shared_key.key_id
-        self.peer = TrustedPeer("engine-1", key, frozenset({mechanism}))
+        else:
+            self.peers.append(TrustedPeer("engine-1", self.key_pair.pin, frozenset({mechanism})))
 
-    def trusts(self, agent: Pin) -> None:
-        key = agent if self.shared_key is None else self.shared_key.key_id
+    def dial(self, settings: DialledEngine) -> Dial:
+        """Give what the agent has to know about dialling."""
+        if self.agreement is None:
+            return Dial("engine-1", settings)
+        return Dial("engine-1", settings, "host-1", self.agreement.share)
+
+    def trusts(self, pin: str, share: str | None) -> None:
+        """Trust the agent that was set up, by what it answered."""
+        key: PeerKey = Pin.parse(pin)
+        if self.agreement is not None:
+            assert share is not None
+            shared = self.agreement.agree(share)
+            self.secrets.add(shared)
+            key = shared.key_id
         self.trust.add(TrustedPeer("host-1", key, frozenset({self.mechanism})))
 
     async def start(self) -> DialledEngine:
@@ -85,10 +99,8 @@ class DialInTests(TestCase):
     async def set_up_agent(self, mechanism: str) -> Engine:
         engine = Engine(self, mechanism)
         settings = await engine.start()
-        done = initialize(
-            self.state, [engine.peer], (Dial("engine-1", settings), engine.shared_key)
-        )
-        engine.trusts(Pin.parse(done.pin))
+        done = initialize(self.state, engine.peers, engine.dial(settings))
+        engine.trusts(done.pin, done.share)
         return engine
 
     async def status(self) -> dict[str, Any]:
@@ -131,7 +143,8 @@ class DialInTests(TestCase):
         engine = await self.set_up_agent("spake2plus")
         agent = start_agent(self, self.state.directory, listen="none")
         channel = await engine.channels.get()
-        goodbye = RemoveKey(pin=str(engine.peer.key), may_be_last=True)
+        [accepted] = FileTrustStore(self.state.authorized_engines).peers()
+        goodbye = RemoveKey(pin=str(accepted.key), may_be_last=True)
         channel.call(KEYS_REMOVE, goodbye).addErrback(lambda _: None)  # it cuts the connection
         await closed(channel)
         await agent.says("engine-1 is dialled no longer")
@@ -153,57 +166,51 @@ class DialInTests(TestCase):
         self,
     ) -> None:
         engine = Engine(self, "hmac")
-        settings = await engine.start()
-        assert engine.shared_key is not None
-        engine.trusts(Pin(b"0" * 32))
+        dial = engine.dial(await engine.start())
         agent = start_agent(self, self.state.directory, listen="none")
         await agent.ready
-        dial = {
-            "name": "engine-1",
-            "engine": {
-                "url": settings.url,
-                "mechanism": "hmac",
-                "server": settings.server,
-                "proxy": "none",
-            },
-            "sharedKey": json.loads(engine.shared_key.encode()),
-        }
-        line = f"{engine.peer.key} name=engine-1 mechanism=hmac"
         out, err, status = await pkagent(
-            "init", "--dial", "--engine", line, "--state", str(self.state.directory),
-            stdin=json.dumps(dial).encode(),
+            "init", "--dial", "--json", "--state", str(self.state.directory),
+            stdin=msgspec.json.encode(dial),
         )  # fmt: skip
         self.assertEqual((err, status), ("", 0), out)
-        self.assertNotIn(dial["sharedKey"]["secret"], out)
+        done = json.loads(out)
+        engine.trusts(done["pin"], done["share"])
         self.assertEqual((await engine.channels.get()).peer_name, "host-1")
-        self.assertNotIn(dial["sharedKey"]["secret"], agent.output)
 
 
 class InitializationTests(TestCase):
     def setUp(self) -> None:
         self.state = StateFolder(Path(self.mktemp()))
-        self.key = SharedKey.generate("hmac", local="host-1", peer="engine-1")
-        self.peer = TrustedPeer("engine-1", self.key.key_id, frozenset({"hmac"}))
-        self.dial = Dial(
-            "engine-1",
-            DialledEngine(url="wss://engine.example", mechanism="hmac", server="authority"),
-        )
+        self.peer = TrustedPeer("engine-1", Pin(b"1" * 32), frozenset({"sign"}))
+
+    def dial(self, mechanism: Mechanism = "hmac") -> tuple[Dial, KeyAgreement]:
+        agreement = KeyAgreement("hmac", local="engine-1", peer="host-1", role=Role.ACCEPTOR)
+        engine = DialledEngine("wss://engine.example", mechanism=mechanism, server="authority")
+        if mechanism == "hmac":
+            return Dial("engine-1", engine, "host-1", agreement.share), agreement
+        return Dial("engine-1", engine), agreement
+
+    def test_the_new_secret_is_the_other_half_of_the_engines(self) -> None:
+        dial, agreement = self.dial()
+        done = initialize(self.state, [], dial)
+        assert done.share is not None
+        theirs = agreement.agree(done.share)
+        [kept] = self.state.secrets.iterdir()
+        self.assertEqual(SharedKey.decode(kept.read_bytes()), theirs.for_peer())
+        self.assertEqual(kept.stat().st_mode & 0o777, 0o600)
+        self.assertEqual(done.engines, [str(theirs.key_id)])
+        self.assertNotIn(theirs.secret.reveal().hex(), str(done))
 
     def test_a_new_secret_displaces_the_old_one(self) -> None:
-        initialize(self.state, [self.peer], (self.dial, self.key))
-        new = SharedKey.generate("hmac", local="host-1", peer="engine-1")
-        done = initialize(
-            self.state,
-            [TrustedPeer("engine-1", new.key_id, frozenset({"hmac"}))],
-            (self.dial, new),
-        )
-        self.assertEqual(done.removed, [str(self.key.key_id)])
-        [kept] = self.state.secrets.iterdir()
-        self.assertEqual(SharedKey.decode(kept.read_bytes()), new)
-        self.assertEqual(kept.stat().st_mode & 0o777, 0o600)
+        first = initialize(self.state, [], self.dial()[0])
+        second = initialize(self.state, [], self.dial()[0])
+        self.assertEqual(second.removed, first.engines)
+        self.assertEqual(len(second.engines), 1)
+        self.assertEqual(len(list(self.state.secrets.iterdir())), 1)
 
     def test_an_engine_that_dials_from_now_on_is_dialled_no_longer(self) -> None:
-        initialize(self.state, [self.peer], (self.dial, self.key))
+        initialize(self.state, [], self.dial()[0])
         pinned = TrustedPeer("engine-1", Pin(b"1" * 32))
         initialize(self.state, [pinned])
         self.assertEqual(DialledEngines(self.state.dialled_engines).all(), ({}, []))
@@ -211,35 +218,37 @@ class InitializationTests(TestCase):
         self.assertEqual(list(self.state.secrets.iterdir()), [])
 
     def test_an_engine_whose_key_is_not_given_cannot_be_dialled(self) -> None:
-        for peers in (
-            [],
-            [TrustedPeer("engine-2", self.key.key_id, frozenset({"hmac"}))],
-            [TrustedPeer("engine-1", Pin(b"1" * 32))],
-        ):
+        dial, _ = self.dial("sign")
+        for peers in ([], [replace(self.peer, name="engine-2")], [TrustedPeer("engine-1", OTHER)]):
             with self.assertRaises(AgentError):
-                initialize(self.state, peers, (self.dial, self.key))
+                initialize(self.state, peers, dial)
         self.assertFalse(self.state.dialled_engines.exists())
+        self.assertIsNone(initialize(self.state, [self.peer], dial).share)
 
-    def test_what_is_malformed_is_refused_without_being_shown(self) -> None:
-        key = json.loads(self.key.encode())
+    def test_what_is_malformed_is_refused(self) -> None:
+        share = self.dial()[1].share
         engine = {"url": "wss://e", "mechanism": "hmac", "server": "authority"}
-        good = {"name": "engine-1", "engine": engine, "sharedKey": key}
-        read, read_key = read_dial(json.dumps(good).encode())
-        self.assertEqual((read.name, read_key), ("engine-1", self.key))
+        good = {"name": "engine-1", "engine": engine, "hostId": "host-1", "share": share}
+        self.assertEqual(read_dial(json.dumps(good).encode()).share, share)
         for bad in (
             "secret",
             {},
             {**good, "more": 1},
-            {**good, "sharedKey": {**key, "secret": "?"}},
-            {**good, "sharedKey": None},
+            {**good, "share": None},
+            {**good, "hostId": ""},
             {**good, "engine": {**engine, "mechanism": "sign"}},
-            {**good, "engine": {**engine, "mechanism": "spake2plus"}},
+            {**good, "engine": {**engine, "mechanism": "tls"}},
             {**good, "engine": {**engine, "url": "http://e"}},
-            {**good, "name": "engine-2"},
         ):
-            with self.assertRaises(AgentError) as caught:
+            with self.assertRaises(AgentError):
                 read_dial(json.dumps(bad).encode())
-            self.assertNotIn(key["secret"], str(caught.exception))
+
+    def test_a_malformed_share_changes_nothing(self) -> None:
+        dial, _ = self.dial()
+        with self.assertRaises(InvalidKeyText):
+            initialize(self.state, [], msgspec.structs.replace(dial, share="A" * 42))
+        self.assertFalse(self.state.dialled_engines.exists())
+        self.assertEqual(list(self.state.secrets.iterdir()), [])
 
 
 def closed(channel: Channel) -> Deferred[object]:

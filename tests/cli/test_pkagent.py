@@ -64,6 +64,7 @@ class InitTests(PkagentTestCase):
                 "state": str(self.state.directory),
                 "engines": [str(ENGINE_1.key)],
                 "removed": [],
+                "share": None,
             },
         )
 
