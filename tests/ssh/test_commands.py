@@ -248,7 +248,10 @@ class DeadlineTests(ClientTestCase):
 
     async def test_no_timer_is_left_behind(self):
         connection, clock = await self.patient(self.serve())
+        before = clock.getDelayedCalls()  # the new keys that are due some day
         await connection.run("true")
+        self.assertEqual(clock.getDelayedCalls(), before)
+        await connection.close()
         self.assertEqual(clock.getDelayedCalls(), [])
 
 

@@ -21,7 +21,7 @@ from pkengine.ssh import HostKeyPolicy, SshCredentials, SshTarget, connect_ssh, 
 from pkengine.ssh.ciphers import Plain
 from pkengine.ssh.host_keys import HostKeyVerifier
 from pkengine.ssh.signature import SIGNATURE_ALGORITHMS
-from pkengine.ssh.transport import REKEY_S, SshTransport
+from pkengine.ssh.transport import REKEY_S, REKEY_TIMEOUT_S, SshTransport
 from pkengine.ssh.version import MAX_GREETING
 from pkengine.ssh.wire import MalformedMessage, name_list, string
 from tests.ssh.clock import ClockedReactor
@@ -227,6 +227,31 @@ class RekeyTests(ClientTestCase):
         self.assertLess(numbers.index(NEWKEYS, numbers.index(CHANNEL_OPEN)), opens[1])
         await connection.run("true")
         self.assertEqual(server.connections[0].numbers.count(NEWKEYS), 2)
+
+    async def test_an_idle_connection_gets_new_keys_too(self):
+        server, clock = self.serve(), ClockedReactor()
+        target = SshTarget("127.0.0.1", server.port, USER)
+        connection = await connect_ssh(clock, target, HostKeyPolicy(), CREDENTIALS)
+        self.addCleanup(connection.close)
+        for times in (2, 3):
+            renewed: Deferred[None] = Deferred()
+            server.behaviours[NEWKEYS] = lambda _, renewed=renewed: renewed.callback(None) or True
+            clock.advance(REKEY_S)
+            await renewed
+            self.assertEqual(server.connections[0].numbers.count(NEWKEYS), times)
+            # The host's own NEWKEYS is on its way: whatever is answered comes behind it.
+            self.assertEqual((await connection.run("echo hi")).stdout, b"hi\n")
+
+    async def test_a_server_that_gives_no_new_keys_is_left(self):
+        server, clock = self.serve(), ClockedReactor()
+        target = SshTarget("127.0.0.1", server.port, USER)
+        connection = await connect_ssh(clock, target, HostKeyPolicy(), CREDENTIALS)
+        stalled = server.stall_at(KEXINIT)
+        clock.advance(REKEY_S)
+        await stalled
+        clock.advance(REKEY_TIMEOUT_S)
+        self.assertIn("no new keys were agreed within 300 s", str(await connection.closed))
+        self.assertEqual(clock.getDelayedCalls(), [])
 
     async def test_a_server_that_asks_on_and_on_instead_of_new_keys_is_cut_off(self):
         server, clock = self.serve(), ClockedReactor()

@@ -1,6 +1,7 @@
 """Reach a host by SSH: judge its key, log in, run commands, upload."""
 
-from pkengine.ssh.client import SshConnection, connect_ssh, fetch_host_keys
+from pkengine.ssh.client import connect_ssh, fetch_host_keys
+from pkengine.ssh.connection import SshConnection
 from pkengine.ssh.host_key_rotation import HostKeyUpdate
 from pkengine.ssh.host_keys import HostKeyJudgement, HostKeyPolicy
 from pkengine.ssh.identity import SshIdentity

@@ -71,8 +71,8 @@ class Keys(NamedTuple):
 class Sealer(Protocol):
     """Makes packets."""
 
-    def seal(self, sequence: int, payload: bytes) -> bytes:
-        """Make the packet with that sequence number around a payload."""
+    def seal(self, sequence: int, *payload: bytes) -> bytes:
+        """Make the packet with that sequence number around a payload, given in parts."""
 
 
 class Opener(Protocol):
@@ -115,18 +115,18 @@ def _construction(
     return (_EncryptThenMac if mac.endswith(_ETM) else _EncryptAndMac)(cipher, mac, keys)
 
 
-def _padded(payload: bytes, *, uncovered: int, block: int = _BLOCK) -> bytes:
+def _padded(*payload: bytes, uncovered: int, block: int = _BLOCK) -> bytes:
     """Give padding length, payload and padding.
 
     Args:
-        payload: what the packet carries.
+        payload: what the packet carries, in parts.
         uncovered: how many octets of the length field count towards the block size.
         block: what the length of the packet must be a multiple of.
     """
-    padding = block - (uncovered + 1 + len(payload)) % block
+    padding = block - (uncovered + 1 + sum(map(len, payload))) % block
     if padding < _MIN_PADDING:
         padding += block
-    return b"".join((bytes((padding,)), payload, os.urandom(padding)))
+    return b"".join((bytes((padding,)), *payload, os.urandom(padding)))
 
 
 def _payload(body: bytes) -> bytes:
@@ -149,9 +149,9 @@ class Plain:
 
     block = 8
 
-    def seal(self, sequence: int, payload: bytes) -> bytes:
+    def seal(self, sequence: int, *payload: bytes) -> bytes:
         """See `Sealer`."""
-        body = _padded(payload, uncovered=4, block=self.block)
+        body = _padded(*payload, uncovered=4, block=self.block)
         return struct.pack(">I", len(body)) + body
 
     def open(self, sequence: int, received: bytearray) -> bytes | None:
@@ -179,8 +179,8 @@ class _Gcm:
         self._invocation = (self._invocation + 1) & 0xFFFF_FFFF_FFFF_FFFF
         return nonce
 
-    def seal(self, sequence: int, payload: bytes) -> bytes:
-        body = _padded(payload, uncovered=0)
+    def seal(self, sequence: int, *payload: bytes) -> bytes:
+        body = _padded(*payload, uncovered=0)
         length = struct.pack(">I", len(body))
         return length + self._aead.encrypt(self._nonce(), body, length)
 
@@ -217,8 +217,8 @@ class _ChaCha20Poly1305:
         stream = _chacha20(self._packet_key, sequence)
         return stream, stream.update(bytes(_CHACHA_BLOCK))[:32]
 
-    def seal(self, sequence: int, payload: bytes) -> bytes:
-        body = _padded(payload, uncovered=0, block=self.block)
+    def seal(self, sequence: int, *payload: bytes) -> bytes:
+        body = _padded(*payload, uncovered=0, block=self.block)
         stream, mac_key = self._packet_stream(sequence)
         length = _chacha20(self._length_key, sequence).update(struct.pack(">I", len(body)))
         packet = length + stream.update(body)
@@ -272,8 +272,8 @@ class _Ctr:
 class _EncryptThenMac(_Ctr):
     """The MAC covers the length in clear and the ciphertext."""
 
-    def seal(self, sequence: int, payload: bytes) -> bytes:
-        body = self._stream.update(_padded(payload, uncovered=0))
+    def seal(self, sequence: int, *payload: bytes) -> bytes:
+        body = self._stream.update(_padded(*payload, uncovered=0))
         length = struct.pack(">I", len(body))
         return b"".join((length, body, self._mac(sequence, length, body)))
 
@@ -296,8 +296,8 @@ class _EncryptAndMac(_Ctr):
 
     _first = b""
 
-    def seal(self, sequence: int, payload: bytes) -> bytes:
-        body = _padded(payload, uncovered=4)
+    def seal(self, sequence: int, *payload: bytes) -> bytes:
+        body = _padded(*payload, uncovered=4)
         packet = struct.pack(">I", len(body)) + body
         return self._stream.update(packet) + self._mac(sequence, packet)
 

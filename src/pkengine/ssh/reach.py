@@ -25,7 +25,7 @@ from pkengine.errors import HostKeyMismatch, HostUnreachable, SshError
 from pkengine.ssh.forwarding import ForwardedEndpoint
 from pkengine.ssh.host_keys import HostKeyVerifier, IHostKeyVerifier
 from pkengine.ssh.session import ConnectionService
-from pkengine.ssh.transport import SshTransport
+from pkengine.ssh.transport import OfferTooNarrow, SshTransport
 from pkengine.ssh.wire import readable
 
 T = TypeVar("T")
@@ -108,10 +108,25 @@ async def open_transport(
     deadline: Deadline,
     carrier: ConnectionService | None,
 ) -> SshTransport:
-    """Open one connection and exchange keys on it; as `reach`."""
+    """Open a connection, or two, and exchange keys on it; as `reach`."""
+    try:
+        return await _open(reactor, target, verifier, deadline, carrier, is_wide=False)
+    except OfferTooNarrow:
+        return await _open(reactor, target, verifier, deadline, carrier, is_wide=True)
+
+
+async def _open(
+    reactor: IReactor,
+    target: SshTarget,
+    verifier: IHostKeyVerifier,
+    deadline: Deadline,
+    carrier: ConnectionService | None,
+    *,
+    is_wide: bool,
+) -> SshTransport:
     timeout_s = deadline.timeout_s
     endpoint = _endpoint(reactor, target, timeout_s, carrier)
-    transport = SshTransport(str(target), verifier, reactor)
+    transport = SshTransport(str(target), verifier, reactor, is_wide=is_wide)
     try:
         await deadline.limit(_cancellable(endpoint.connect(_OneConnection(transport))))
     except (CancelledError, GeneratorExit):

@@ -11,6 +11,7 @@ from twisted.conch.error import ConchError
 from twisted.conch.ssh.channel import SSHChannel
 from twisted.conch.ssh.connection import (
     EXTENDED_DATA_STDERR,
+    MSG_CHANNEL_DATA,
     MSG_CHANNEL_OPEN_FAILURE,
     OPEN_ADMINISTRATIVELY_PROHIBITED,
     SSHConnection,
@@ -21,8 +22,9 @@ from twisted.python.failure import Failure
 from pkengine.errors import SshCommandFailed, SshConnectionLost, SshError
 from pkengine.keys import SshPublicKey
 from pkengine.ssh.host_key_rotation import ANNOUNCEMENT, announced_keys
+from pkengine.ssh.quiet_log import QUIET_LOG
 from pkengine.ssh.sudo import SudoDialogue, SudoState
-from pkengine.ssh.transport import QUIET_LOG, SshTransport
+from pkengine.ssh.transport import SshTransport
 from pkengine.ssh.wire import MalformedMessage, Reader, readable, string
 
 #: The most that is written in one message, whatever the host would take.
@@ -106,6 +108,12 @@ class ConnectionService(SSHConnection):
         """Ask the host for a channel."""
         channel.conn = self
         super().openChannel(channel, extra)
+
+    def sendData(self, channel: SSHChannel, data: bytes) -> None:
+        """Send data on a channel, without joining it to what stands before it."""
+        if not channel.localClosed:
+            number = self.channelsToRemoteChannel[channel]
+            self.transport.send(MSG_CHANNEL_DATA, struct.pack(">II", number, len(data)), data)
 
     def _writable(self) -> None:
         for channel in list(self.channels.values()):

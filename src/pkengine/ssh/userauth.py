@@ -17,7 +17,8 @@ from twisted.python.failure import Failure
 from pkengine.errors import SshAuthenticationFailed, SshError
 from pkengine.keys import Secret, SshPublicKey
 from pkengine.ssh.key_agent import KeyAgent
-from pkengine.ssh.transport import QUIET_LOG, SshTransport
+from pkengine.ssh.quiet_log import QUIET_LOG
+from pkengine.ssh.transport import SshTransport
 from pkengine.ssh.wire import MalformedMessage, Reader, readable, string
 
 SshPrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
