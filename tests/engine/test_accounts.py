@@ -3,51 +3,29 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from argon2 import PasswordHasher
-from sqlalchemy import Connection, Table, delete, select, update
+from sqlalchemy import delete, update
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
-from pkengine.engine.accounts import ADMIN, IDLE_LIFETIME, MAX_LIFETIME, Accounts
+from pkengine.engine.access_changes import INTERVAL_S
+from pkengine.engine.accounts import ADMIN, RECOGNIZED_FOR_S, Accounts
+from pkengine.engine.events import Events
 from pkengine.engine.login_throttle import FREE_FOR_ADDRESS, FREE_FOR_USER, LONGEST_WAIT_S
-from pkengine.engine.store import Store, schema
+from pkengine.engine.model import Origin
+from pkengine.engine.store import schema
 from pkengine.engine.store.users import user_by_name
+from pkengine.engine.user_administration import UserAdministration
 from pkengine.engine.users import Role, User
 from pkengine.errors import NotAuthorized, TooManyAttempts
 from pkengine.keys import Secret
-from tests.engine.store.inline import InlineReactor, InlineThreads
+from tests.engine.store.counting import every_row, open_store
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-
-
-class CountingStore(Store):
-    """The real store, in which a test can count and hold up what is read."""
-
-    reads = 0
-    before_read_returns: Deferred[None] | None = None
-
-    async def read(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-        self.reads += 1
-        found = await super().read(query, *args, **kwargs)
-        if self.before_read_returns is not None:
-            await self.before_read_returns
-        return found
-
-
-async def open_store(test: TestCase) -> CountingStore:
-    url = f"sqlite:///{test.mktemp()}"
-    store = await CountingStore.open(InlineReactor(), url, threads=InlineThreads())
-    test.addCleanup(lambda: Deferred.fromCoroutine(store.close()))
-    return store
-
-
-def every_row(table: Table) -> Callable[[Connection], list[Any]]:
-    return lambda connection: list(connection.execute(select(table)))
 
 
 class AccountsTests(TestCase):
@@ -124,11 +102,8 @@ class AccountsTests(TestCase):
     async def test_disabled_user_is_refused(self) -> None:
         password = await self.accounts.ensure_admin(self.file)
         assert password is not None
-        token = (await self.accounts.issue_token(await self.login(password))).text.reveal_text()
         disable = update(schema.users).values(disabled=True)
         await self.store.write(lambda connection: connection.execute(disable))
-        with self.assertRaises(NotAuthorized):
-            await self.accounts.check_token(token)
         await self.refused(ADMIN, password.reveal_text())
 
     async def test_hash_of_lower_cost_is_replaced_at_the_next_login(self) -> None:
@@ -189,78 +164,102 @@ class AccountsTests(TestCase):
             await self.accounts.check_password(ADMIN, password, "192.0.2.1")
 
 
-class TokenTests(TestCase):
+class RecognitionTests(TestCase):
+    """Clients such as curl send the password with each request."""
+
     async def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(1_700_000_000)
         self.store = await open_store(self)
-        self.accounts = Accounts(self.store, self.clock, in_thread=maybeDeferred, hasher=CHEAP)
-        file = Path(self.mktemp())
-        password = await self.accounts.ensure_admin(file)
-        self.user = await self.accounts.check_password(ADMIN, password, "192.0.2.1")
-
-    async def test_token_stands_for_its_user_and_is_not_in_the_store(self) -> None:
-        token = await self.accounts.issue_token(self.user)
-        self.assertEqual(await self.accounts.check_token(token.text.reveal_text()), self.user)
-        self.assertNotIn(
-            token.text.reveal_text(), repr(await self.store.read(every_row(schema.tokens)))
+        self.hashed = 0
+        self.accounts = self.make_accounts()
+        await self.accounts.start()
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.accounts.stop()))
+        self.administration = UserAdministration(
+            self.store, self.accounts, Events(self.store, self.clock), self.clock
         )
-        self.assertNotIn(token.text.reveal_text(), repr(token))
-        self.assertEqual(len(token.text.reveal_text()), 43)
+        self.ann = (
+            await self.administration.add("ann", Secret("a" * 12), Role.OPERATOR, Origin())
+        ).user
+        password = await self.accounts.ensure_admin(Path(self.mktemp()))
+        assert password is not None
+        self.hashed = 0
 
-    async def test_unknown_token_is_refused(self) -> None:
-        for text in ("", "x", "\udcff", "ä" * 1000):
+    def make_accounts(self) -> Accounts:
+        return Accounts(self.store, self.clock, in_thread=self.count_and_run, hasher=CHEAP)
+
+    def count_and_run(self, function: Any, *args: Any) -> Deferred[Any]:
+        self.hashed += 1
+        return maybeDeferred(function, *args)
+
+    async def come(self, password: str = "a" * 12, name: str = "ann@internal") -> User:
+        return await self.accounts.recognize(name, Secret(password), "192.0.2.1")
+
+    async def test_right_password_is_hashed_once_in_a_while(self) -> None:
+        for _ in range(50):
+            self.assertEqual(await self.come(), self.ann)
+        self.assertEqual(self.hashed, 1)
+        self.clock.advance(RECOGNIZED_FOR_S)
+        await self.come()
+        self.assertEqual(self.hashed, 2)
+
+    async def test_wrong_passwords_are_checked_each_time_and_throttled_as_ever(self) -> None:
+        await self.come()
+        self.hashed = 0
+        for number in range(FREE_FOR_USER):
             with self.assertRaises(NotAuthorized):
-                await self.accounts.check_token(text)
+                await self.come(f"wrong {number}")
+        self.assertEqual(self.hashed, FREE_FOR_USER)
+        # Else a guess could be tried on what is remembered, as often as one likes.
+        with self.assertRaises(TooManyAttempts):
+            await self.come()
 
-    async def test_revoked_token_is_refused_at_once(self) -> None:
-        text = (await self.accounts.issue_token(self.user)).text.reveal_text()
-        await self.accounts.check_token(text)
-        await self.accounts.revoke_token(text)
+    async def test_name_and_password_cannot_be_shifted_into_each_other(self) -> None:
+        await self.come()
+        for name, password in (("ann@interna", "l" + "a" * 12), ("ann@internala", "a" * 11)):
+            with self.assertRaises(NotAuthorized):
+                await self.come(password, name)
+
+    async def test_other_password_holds_at_once_and_the_old_one_no_more(self) -> None:
+        await self.come()
+        await self.administration.change(self.ann.id, Origin(), password=Secret("b" * 12))
         with self.assertRaises(NotAuthorized):
-            await self.accounts.check_token(text)
+            await self.come()
+        await self.come("b" * 12)
 
-    def test_token_revoked_while_it_is_checked_is_not_remembered(self) -> None:
-        token = self.successResultOf(Deferred.fromCoroutine(self.accounts.issue_token(self.user)))
-        text = token.text.reveal_text()
+    async def test_other_role_holds_at_once(self) -> None:
+        await self.come()
+        await self.administration.change(self.ann.id, Origin(), role=Role.VIEWER)
+        self.assertIs((await self.come()).role, Role.VIEWER)
+
+    async def test_user_who_is_disabled_or_removed_is_refused_at_once(self) -> None:
+        await self.come()
+        await self.administration.change(self.ann.id, Origin(), disabled=True)
+        with self.assertRaises(NotAuthorized):
+            await self.come()
+        await self.administration.change(self.ann.id, Origin(), disabled=False)
+        await self.come()
+        await self.administration.remove(self.ann.id, Origin())
+        with self.assertRaises(NotAuthorized):
+            await self.come()
+
+    def test_check_that_a_change_overtakes_is_not_remembered(self) -> None:
         self.store.before_read_returns = Deferred()
-        check = Deferred.fromCoroutine(self.accounts.check_token(text))
-        self.successResultOf(Deferred.fromCoroutine(self.accounts.revoke_token(text)))
+        check = Deferred.fromCoroutine(self.come())
+        change = self.administration.change(self.ann.id, Origin(), role=Role.VIEWER)
+        self.successResultOf(Deferred.fromCoroutine(change))
         self.store.before_read_returns.callback(None)
-        self.successResultOf(check)
         self.store.before_read_returns = None
-        self.failureResultOf(
-            Deferred.fromCoroutine(self.accounts.check_token(text)), NotAuthorized
+        self.successResultOf(check)
+        now = self.successResultOf(Deferred.fromCoroutine(self.come()))
+        self.assertIs(now.role, Role.VIEWER)
+
+    async def test_change_by_another_engine_holds_within_seconds(self) -> None:
+        await self.come()
+        elsewhere = UserAdministration(
+            self.store, self.make_accounts(), Events(self.store, self.clock), self.clock
         )
-
-    async def test_token_that_is_used_lives_on_and_an_idle_one_ends(self) -> None:
-        text = (await self.accounts.issue_token(self.user)).text.reveal_text()
-        for _ in range(4):
-            self.clock.advance(IDLE_LIFETIME.total_seconds() - 60)
-            await self.accounts.check_token(text)
-        self.clock.advance(IDLE_LIFETIME.total_seconds())
+        await elsewhere.change(self.ann.id, Origin(), disabled=True)
+        self.clock.advance(INTERVAL_S)
         with self.assertRaises(NotAuthorized):
-            await self.accounts.check_token(text)
-
-    async def test_no_token_lives_for_ever(self) -> None:
-        text = (await self.accounts.issue_token(self.user)).text.reveal_text()
-        ends = self.clock.seconds() + MAX_LIFETIME.total_seconds()
-        while self.clock.seconds() < ends - 600:
-            await self.accounts.check_token(text)
-            self.clock.advance(600)
-        self.clock.advance(600)
-        with self.assertRaises(NotAuthorized):
-            await self.accounts.check_token(text)
-
-    async def test_token_in_steady_use_is_seldom_looked_up(self) -> None:
-        text = (await self.accounts.issue_token(self.user)).text.reveal_text()
-        self.store.reads = 0
-        for _ in range(100):
-            await self.accounts.check_token(text)
-        self.assertEqual(self.store.reads, 1)
-
-    async def test_expired_tokens_are_removed_in_the_course_of_time(self) -> None:
-        await self.accounts.issue_token(self.user)
-        self.clock.advance(2 * IDLE_LIFETIME.total_seconds())
-        await self.accounts.issue_token(self.user)
-        self.assertEqual(len(await self.store.read(every_row(schema.tokens))), 1)
+            await self.come()

@@ -1,19 +1,17 @@
-"""Who may use the engine: local users, their passwords, and the tokens that they log in for.
+"""Who may use the engine: local users and their passwords.
 
-Passwords are kept as Argon2id hashes and checked in a thread.  A token is 256 random bits;
-the store holds its SHA-256 only, which needs no salt because there is nothing to guess.
+Passwords are kept as Argon2id hashes and checked in a thread.  Clients that send one with every
+request are recognized for a short while by a hash under a key that only this process has.
 """
 
 from __future__ import annotations
 
 import base64
-import datetime
-import hashlib
+import hmac
 import secrets
 import uuid
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +21,23 @@ from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThread
 
+from pkengine.engine.access_changes import AccessChanges
 from pkengine.engine.clock import utc_now
+from pkengine.engine.credential_cache import CredentialCache
 from pkengine.engine.login_throttle import LoginThrottle
 from pkengine.engine.store import Store
 from pkengine.engine.store import users as queries
-from pkengine.engine.users import TokenRecord, User, UserRecord
+from pkengine.engine.tokens import Tokens
+from pkengine.engine.users import User, UserRecord
 from pkengine.errors import NotAuthorized, TooManyAttempts
 from pkengine.keys import Secret
 from pkengine.keys.files import create_atomically, read_private
 
 ADMIN = "admin@internal"
 
-#: How long a token lives without being used, and at most (oVirt's session is 30 minutes too).
-IDLE_LIFETIME = datetime.timedelta(minutes=30)
-MAX_LIFETIME = datetime.timedelta(hours=24)
-
-#: For so long a token is not looked up again, and its use is not written again.
-_CACHE_S = 10.0
-_CACHE_SIZE = 4096
-_TOUCHED_EVERY = datetime.timedelta(minutes=1)
-_EXPIRED_TOKENS_REMOVED_EVERY_S = 600.0
+#: A right password that comes again is not hashed again for so long; of so many users.
+RECOGNIZED_FOR_S = 60.0
+_RECOGNIZED = 1000
 
 #: Each check takes 64 MiB and a core: more at once would help an attacker only.
 _CHECKS_AT_ONCE = 2
@@ -51,17 +46,16 @@ _CHECKS_WAITING = 50
 InThread = Callable[..., Awaitable[Any]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IssuedToken:
-    """A new token: the one time that its text exists outside the client."""
+@dataclass(frozen=True, slots=True)
+class _Recognized:
+    """A user whose password was right; until when that holds without another check."""
 
-    text: Secret
     user: User
-    expires: datetime.datetime
+    until: float
 
 
 class Accounts:
-    """Checks passwords, and issues, checks and revokes tokens.
+    """Checks passwords.
 
     Args:
         store: where users and tokens are kept.
@@ -69,6 +63,9 @@ class Accounts:
         in_thread: runs a function outside the reactor's thread.
         random_bytes: where tokens and the first password come from.
         hasher: Argon2id with its cost.
+
+    Attributes:
+        tokens: what users log in for.
     """
 
     def __init__(
@@ -88,9 +85,21 @@ class Accounts:
         self._throttle = LoginThrottle(clock)
         self._checks = DeferredSemaphore(_CHECKS_AT_ONCE)
         self._hash_of_nobody: str | None = None
-        self._cache: OrderedDict[str, tuple[TokenRecord, float]] = OrderedDict()
-        self._revocations = 0
-        self._expired_removed = clock.seconds()
+        self._changes = AccessChanges(store, clock)
+        self._key = random_bytes(32)
+        self._recognized: CredentialCache[_Recognized] = CredentialCache(_RECOGNIZED)
+        self._changes.tell(self._recognized)
+        self.tokens = Tokens(store, clock, self._changes, random_bytes=random_bytes)
+
+    async def start(self) -> None:
+        """Begin to remember credentials, and to forget them when they change."""
+        await self._changes.start()
+        await self.tokens.start()
+
+    async def stop(self) -> None:
+        """Write what is not written yet."""
+        await self.tokens.stop()
+        await self._changes.stop()
 
     async def ensure_admin(self, password_file: Path) -> Secret | None:
         """Make the administrator with a random password, unless there is one.
@@ -153,102 +162,39 @@ class Accounts:
                 await self._store.write(queries.set_password_hash, record.user.id, new_hash)
         return record.user
 
-    async def issue_token(self, user: User) -> IssuedToken:
-        """Make a token for a user who has proved who it is."""
-        text = self._new_text()
-        now = utc_now(self._clock)
-        record = TokenRecord(
-            token_hash=_token_hash(text),
-            user=user,
-            created=now,
-            last_used=now,
-            expires=now + IDLE_LIFETIME,
-        )
-        await self._store.write(queries.insert_token, record)
-        await self._remove_expired()
-        return IssuedToken(text=Secret(text), user=user, expires=record.expires)
+    async def recognize(self, name: str, password: Secret, address: str) -> User:
+        """Like `check_password`, but a password that was right a minute ago need not be hashed.
 
-    def new_personal_token(
-        self, user: User, name: str, lifetime: datetime.timedelta
-    ) -> tuple[IssuedToken, TokenRecord]:
-        """Make a token for automation; whoever asks for it writes the record."""
-        text = self._new_text()
-        now = utc_now(self._clock)
-        record = TokenRecord(
-            token_hash=_token_hash(text),
-            user=user,
-            created=now,
-            last_used=now,
-            expires=now + lifetime,
-            name=name,
-        )
-        return IssuedToken(text=Secret(text), user=user, expires=record.expires), record
+        That is for clients that send it with each request.  Guesses cost what they always cost.
+
+        Raises:
+            NotAuthorized, TooManyAttempts: as there.
+        """
+        self._throttle.check(name, address)
+        key = self._cache_key(name, password)
+        known = self._recognized.get(key) if self._changes.is_known else None
+        if known is not None and self._clock.seconds() < known.until:
+            return known.user
+        generation = self._recognized.generation
+        user = await self.check_password(name, password, address)
+        until = self._clock.seconds() + RECOGNIZED_FOR_S
+        self._recognized.put(key, _Recognized(user, until), generation)
+        return user
 
     async def hash_password(self, password: Secret) -> str:
         """Give the Argon2id hash of a new password."""
         async with self._checks:
             return await self._hash(password)
 
-    def forget_cached(self) -> None:
-        """Look each token up again: what a user may do, or a token, has changed."""
-        self._revocations += 1
-        self._cache.clear()
+    def forget_user(self, user_id: uuid.UUID) -> None:
+        """Look the user's tokens and password up again: what it may do has changed."""
+        self._changes.forget_user(user_id)
 
-    async def check_token(self, text: str) -> User:
-        """Give the user whom a token stands for, and let the token live on.
-
-        Raises:
-            NotAuthorized: there is no such token, or it has expired.
-        """
-        return (await self.token_record(text)).user
-
-    async def token_record(self, text: str) -> TokenRecord:
-        """Like `check_token`, with all that is known of the token.
-
-        Raises:
-            NotAuthorized: there is no such token, or it has expired.
-        """
-        token_hash = _token_hash(text)
-        seconds = self._clock.seconds()
-        cached = self._cache.get(token_hash)
-        if cached is not None and seconds - cached[1] < _CACHE_S:
-            return cached[0]
-        revocations = self._revocations
-        found = await self._store.read(queries.token_by_hash, token_hash)
-        now = utc_now(self._clock)
-        if found is None or found.expires <= now:
-            self._cache.pop(token_hash, None)
-            raise NotAuthorized("The access token is unknown or has expired: log in again.")
-        record = found
-        if now - found.last_used >= _TOUCHED_EVERY:
-            expires = found.expires  # of a personal token, which does not live longer by use
-            if found.name is None:
-                expires = min(now + IDLE_LIFETIME, found.created + MAX_LIFETIME)
-            record = replace(found, last_used=now, expires=expires)
-            await self._store.write(queries.touch_token, token_hash, now, expires)
-        if revocations == self._revocations:
-            self._cache[token_hash] = (record, seconds)
-            self._cache.move_to_end(token_hash)
-            while len(self._cache) > _CACHE_SIZE:
-                self._cache.popitem(last=False)
-        return record
-
-    async def revoke_token(self, text: str) -> None:
-        """End a token at once; one that is unknown is no error."""
-        token_hash = _token_hash(text)
-        await self._store.write(queries.delete_token, token_hash)
-        # A check that is under way may have read the token before: it must not be cached.
-        self._revocations += 1
-        self._cache.pop(token_hash, None)
-
-    async def _remove_expired(self) -> None:
-        seconds = self._clock.seconds()
-        if seconds - self._expired_removed >= _EXPIRED_TOKENS_REMOVED_EVERY_S:
-            self._expired_removed = seconds
-            await self._store.write(queries.delete_expired_tokens, utc_now(self._clock))
-
-    def _new_text(self) -> str:
-        return base64.urlsafe_b64encode(self._random_bytes(32)).rstrip(b"=").decode("ascii")
+    def _cache_key(self, name: str, password: Secret) -> bytes:
+        """Give what nobody can make of a guess who does not know this process's key."""
+        octets = name.encode("utf-8", "surrogatepass")
+        message = b"%d:%s%s" % (len(octets), octets, password.reveal())
+        return hmac.digest(self._key, message, "sha256")
 
     async def _nobody(self) -> str:
         """Give a hash that no password has, as costly to check as any other."""
@@ -265,7 +211,3 @@ class Accounts:
             return self._hasher.verify(password_hash, password.reveal())
         except (VerificationError, InvalidHashError):
             return False
-
-
-def _token_hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -244,6 +244,7 @@ class Engine(Service):
                 "The password of admin@internal is in {path}",
                 path=str(self.state.initial_admin_password),
             )
+        await self.accounts.start()
         await self.jobs.abort_unfinished()
         await self.events.add(
             EventCode.ENGINE_STARTED,
@@ -289,6 +290,8 @@ class Engine(Service):
         try:
             await self.hosts.stop()
             await self._entrance.close()
+            await self.user_administration.stop()
+            await self.accounts.stop()
             await self.events.add(EventCode.ENGINE_STOPPED, Severity.NORMAL, "Stopping pkengine.")
         finally:
             await self.store.close()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+
+from pkengine.errors import PkengineError
 
 T = TypeVar("T")
 
@@ -44,6 +48,36 @@ class Tasks:
             return outcome
 
         return task.addBoth(finish)
+
+    def every(
+        self,
+        what: str,
+        clock: IReactorTime,
+        pause_s: float,
+        work: Callable[[], Coroutine[Deferred[Any], Any, object]],
+    ) -> None:
+        """Do work again and again in the background, also after it failed.
+
+        Args:
+            what: names it in the log when it fails.
+            clock: measures the pauses.
+            pause_s: how long a pause is before each time.
+            work: what to do.
+        """
+
+        async def repeat() -> None:
+            while True:
+                await deferLater(clock, pause_s)
+                try:
+                    await work()
+                except CancelledError:
+                    raise
+                except PkengineError as error:
+                    self._log.error("Could not {what}: {error}", what=what, error=error)
+                except Exception:
+                    self._log.failure("Failed: {what}", what=what)
+
+        self.spawn(what, repeat())
 
     async def shield(self, work: Coroutine[Deferred[Any], Any, T]) -> T:
         """Run work to its end even when whoever waits for it gives up.

@@ -16,13 +16,15 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 from twisted.internet.interfaces import IReactorTime
 
-from pkengine.engine.accounts import Accounts, IssuedToken
+from pkengine.engine.accounts import Accounts
 from pkengine.engine.clock import utc_now
 from pkengine.engine.events import EventCode, Events
 from pkengine.engine.model import Event, Origin, Severity
 from pkengine.engine.store import Store
 from pkengine.engine.store import events as event_queries
 from pkengine.engine.store import users as queries
+from pkengine.engine.tasks import Tasks
+from pkengine.engine.tokens import IssuedToken
 from pkengine.engine.users import Role, TokenRecord, User, UserRecord
 from pkengine.errors import BadRequest, Conflict, Forbidden, NotFound
 from pkengine.keys import Secret
@@ -58,6 +60,11 @@ class UserAdministration:
         self._accounts = accounts
         self._events = events
         self._clock = clock
+        self._tasks = Tasks()
+
+    async def stop(self) -> None:
+        """Wait for the changes that are under way."""
+        await self._tasks.stop()
 
     async def get(self, user_id: uuid.UUID) -> UserRecord:
         """Give a user.
@@ -129,17 +136,22 @@ class UserAdministration:
             )
             if new.disabled or new.user.role is not Role.ADMINISTRATOR:
                 _keep_an_administrator(connection, old)
-            queries.update_user(connection, new)
             if new_hash is not None or new.disabled:
                 queries.delete_sessions(connection, user_id)
+            queries.update_user(connection, new)
             return old, new
 
         def tell(changed: tuple[UserRecord, UserRecord]) -> str:
             what = "; ".join(_differences(*changed)) or "nothing is different"
             return f"User {changed[1].user.name} was changed{_by(origin)}: {what}."
 
-        _, new = await self._commit(change, EventCode.USER_CHANGED, tell, origin)
-        self._accounts.forget_cached()
+        _, new = await self._commit(
+            change,
+            EventCode.USER_CHANGED,
+            tell,
+            origin,
+            then=lambda _: self._accounts.forget_user(user_id),
+        )
         return new
 
     async def remove(self, user_id: uuid.UUID, origin: Origin) -> None:
@@ -161,8 +173,8 @@ class UserAdministration:
             EventCode.USER_REMOVED,
             lambda record: f"User {record.user.name} was removed{_by(origin)}.",
             origin,
+            then=lambda _: self._accounts.forget_user(user_id),
         )
-        self._accounts.forget_cached()
 
     async def tokens(self, user_id: uuid.UUID) -> list[TokenRecord]:
         """Give the personal tokens of a user, the newest first.
@@ -199,7 +211,7 @@ class UserAdministration:
                 f"The user '{user.name}' has the role '{user.role.value}': no token of it can "
                 f"have the role '{role.value}'."
             )
-        token, record = self._accounts.new_personal_token(
+        token, record = self._accounts.tokens.new_personal(
             replace(user, role=role), name, datetime.timedelta(days=days)
         )
 
@@ -225,15 +237,20 @@ class UserAdministration:
         def revoke(connection: Connection) -> TokenRecord:
             for record in queries.personal_tokens(connection, user_id):
                 if record.id == token_id:
-                    queries.delete_personal_token(connection, token_id)
+                    queries.delete_token(connection, record.token_hash)
                     return record
             raise NotFound(f"There is no token {token_id} of user {user_id}.")
 
         def tell(record: TokenRecord) -> str:
             return f"Token '{record.name}' of user {record.user.name} was revoked{_by(origin)}."
 
-        await self._commit(revoke, EventCode.TOKEN_REVOKED, tell, origin)
-        self._accounts.forget_cached()
+        await self._commit(
+            revoke,
+            EventCode.TOKEN_REVOKED,
+            tell,
+            origin,
+            then=lambda record: self._accounts.tokens.forget(record),
+        )
 
     async def _commit(
         self,
@@ -241,15 +258,23 @@ class UserAdministration:
         code: EventCode,
         tell: Callable[[T], str],
         origin: Origin,
+        *,
+        then: Callable[[T], None] = lambda _: None,
     ) -> T:
+        """Write a change and its event; what follows in memory follows whoever has gone."""
+
         def run(connection: Connection) -> tuple[T, Event]:
             result = change(connection)
             draft = self._events.draft(code, Severity.NORMAL, tell(result), origin=origin)
             return result, event_queries.insert_event(connection, draft)
 
-        result, event = await self._store.write(run)
-        self._events.publish(event)
-        return result
+        async def commit() -> T:
+            result, event = await self._store.write(run)
+            then(result)
+            self._events.publish(event)
+            return result
+
+        return await self._tasks.shield(commit())
 
     # Last, for in here its name hides the type's.
 

@@ -325,6 +325,8 @@ class ServedEngine:
         engine = cls(test, store, clock)
         test.addCleanup(lambda: Deferred.fromCoroutine(engine.hosts.stop()))
         await engine.accounts.ensure_admin(engine.password_file)
+        await engine.accounts.start()
+        test.addCleanup(lambda: Deferred.fromCoroutine(engine.accounts.stop()))
         await engine.events.add(EventCode.ENGINE_STARTED, Severity.NORMAL, "Starting the engine.")
         await engine.hosts.start()
         await engine.log_in()

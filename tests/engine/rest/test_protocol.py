@@ -6,9 +6,10 @@ import uuid
 
 from twisted.trial.unittest import TestCase
 
-from pkengine.engine.accounts import ADMIN, IDLE_LIFETIME
+from pkengine.engine.accounts import ADMIN
 from pkengine.engine.rest.request import LARGEST_BODY
 from pkengine.engine.store import schema
+from pkengine.engine.tokens import IDLE_LIFETIME
 from pkengine.errors import StoreError
 from tests.engine.rest.served import ServedEngine
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import TestCase
 
-from pkengine.engine.accounts import ADMIN, IDLE_LIFETIME
+from pkengine.engine.accounts import ADMIN
+from pkengine.engine.tokens import IDLE_LIFETIME
 from pkengine.keys import SshPublicKey
 from tests.engine.rest.served import Reply, ServedEngine
 

@@ -44,15 +44,15 @@ class Authorizer:
 
         Raises:
             NotAuthorized: it stands for nobody; nothing of it is in the error.
-            TooManyAttempts: see `Accounts.check_password`.
+            TooManyAttempts: see `Accounts.recognize`.
         """
         scheme, _, credentials = header.partition(" ")
         if scheme.lower() == "bearer":
-            record = await self._accounts.token_record(credentials.strip())
+            record = await self._accounts.tokens.check(credentials.strip())
             return Caller(record.user, is_automation=record.name is not None)
         if scheme.lower() == "basic":
             name, password = _basic(credentials)
-            user = await self._accounts.check_password(name, password, address)
+            user = await self._accounts.recognize(name, password, address)
             return Caller(user, is_automation=False)
         raise NotAuthorized(
             "The request has no access token: log in at /ovirt-engine/sso/oauth/token."

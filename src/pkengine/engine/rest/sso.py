@@ -85,7 +85,7 @@ class SignOn:
                 EventCode.USER_LOGIN_FAILED, Severity.ERROR, text, origin=origin
             )
             raise
-        token = await self._accounts.issue_token(user)
+        token = await self._accounts.tokens.issue(user)
         by = Origin(user=user.name, address=origin.address, correlation_id=origin.correlation_id)
         await self._events.add(
             EventCode.USER_LOGGED_IN,
@@ -102,7 +102,7 @@ class SignOn:
 
     async def _describe(self, form: Mapping[str, str], origin: Origin) -> Answer:
         try:
-            record = await self._accounts.token_record(form.get("token", ""))
+            record = await self._accounts.tokens.check(form.get("token", ""))
         except NotAuthorized:
             return {"active": False}
         return {
@@ -116,7 +116,7 @@ class SignOn:
 
     async def _revoke(self, form: Mapping[str, str], origin: Origin) -> Answer:
         # The end of a session of many short ones is no news: there is no event for it.
-        await self._accounts.revoke_token(form.get("token", ""))
+        await self._accounts.tokens.revoke(form.get("token", ""))
         return {}
 
 

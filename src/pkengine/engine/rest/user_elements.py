@@ -6,7 +6,6 @@ import uuid
 from dataclasses import dataclass
 from operator import attrgetter
 
-from pkengine.engine.accounts import IssuedToken
 from pkengine.engine.rest.elements import HOST_REFERENCE, always, text_of
 from pkengine.engine.rest.schema import (
     BOOLEAN,
@@ -20,6 +19,7 @@ from pkengine.engine.rest.schema import (
     Field,
     Integer,
 )
+from pkengine.engine.tokens import IssuedToken
 from pkengine.engine.user_administration import LONGEST_TOKEN_DAYS
 from pkengine.engine.users import Role, TokenRecord, User
 

@@ -211,7 +211,7 @@ def _connect(url: str) -> Engine:
         database = sqlalchemy.create_engine(
             parsed.set(drivername=dialect),
             hide_parameters=True,
-            pool_pre_ping=True,
+            pool_pre_ping=dialect != "sqlite+pysqlite",  # a file does not hang up
             connect_args=_CONNECT_ARGUMENTS[dialect],
         )
     except (SQLAlchemyError, ImportError) as error:

@@ -149,6 +149,7 @@ events = Table(
     Column("address", String(100), nullable=False, server_default=""),
     Index(None, "host_id", "id"),
     Index(None, "code", "id"),
+    Index(None, "time"),
     sqlite_autoincrement=True,  # an id is never given twice, whatever was deleted
 )
 
@@ -200,6 +201,16 @@ tokens = Table(
     Column("expires", UtcDateTime, nullable=False, index=True),
     Column("name", String(100)),
     Column("role", String(40)),  # what the token may do at most; None is all that its user may
+)
+
+#: Tokens that were ended and users who were changed, for engines that remember them.
+access_changes = Table(
+    "access_changes",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("user_id", Uuid),
+    Column("token_hash", String(64)),
+    sqlite_autoincrement=True,  # a number is never given twice
 )
 
 settings = Table(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime
 import uuid
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
+from pkengine.engine.store.access_changes import note_access_change
 from pkengine.engine.store.schema import tokens, users
 from pkengine.engine.users import Role, TokenRecord, User, UserRecord
 
@@ -49,7 +51,7 @@ def other_administrators(connection: Connection, user_id: uuid.UUID) -> int:
 
 
 def update_user(connection: Connection, record: UserRecord) -> None:
-    """Write a user as it is to be; the name stays."""
+    """Write a user as it is to be; the name stays.  This is a change of access."""
     connection.execute(
         update(users)
         .where(users.c.id == record.user.id)
@@ -59,12 +61,14 @@ def update_user(connection: Connection, record: UserRecord) -> None:
             disabled=record.disabled,
         )
     )
+    note_access_change(connection, user_id=record.user.id)
 
 
 def delete_user(connection: Connection, user_id: uuid.UUID) -> None:
-    """Forget a user and its tokens."""
+    """Forget a user and its tokens.  This is a change of access."""
     connection.execute(delete(tokens).where(tokens.c.user_id == user_id))
     connection.execute(delete(users).where(users.c.id == user_id))
+    note_access_change(connection, user_id=user_id)
 
 
 def insert_user(connection: Connection, record: UserRecord) -> None:
@@ -108,12 +112,34 @@ def insert_token(connection: Connection, record: TokenRecord) -> None:
     )
 
 
-def token_by_hash(connection: Connection, token_hash: str) -> TokenRecord | None:
-    """Give a token whose user is not disabled, or None; it may have expired."""
-    row = connection.execute(
-        _TOKENS.where(tokens.c.token_hash == token_hash, users.c.disabled.is_(False))
-    ).first()
-    return _token_record(row) if row else None
+def insert_session(connection: Connection, record: TokenRecord) -> TokenRecord | None:
+    """Add the token of a person, and give it as it stands for its user now.
+
+    It is None, and there is no token, where that user may not log in any more.
+    """
+    statement = select(users.c.id).where(users.c.id == record.user.id, users.c.disabled.is_(False))
+    if connection.execute(statement.with_for_update()).first() is None:
+        return None
+    insert_token(connection, record)
+    return tokens_by_hashes(connection, [record.token_hash])[record.token_hash]
+
+
+def tokens_by_hashes(connection: Connection, hashes: Collection[str]) -> dict[str, TokenRecord]:
+    """Give those of these tokens that there are and whose users are not disabled, by hash.
+
+    Some may have expired.
+    """
+    rows = connection.execute(_USABLE.where(tokens.c.token_hash.in_(hashes)))
+    return {row.token_hash: _token_record(row) for row in rows}
+
+
+def living_tokens(connection: Connection, now: datetime.datetime, limit: int) -> list[TokenRecord]:
+    """Give the tokens that have not expired and whose users are not disabled.
+
+    Where there are more than `limit`, those that were used last; the latest comes last.
+    """
+    statement = _USABLE.where(tokens.c.expires > now).order_by(tokens.c.last_used.desc())
+    return [_token_record(row) for row in connection.execute(statement.limit(limit))][::-1]
 
 
 def personal_tokens(connection: Connection, user_id: uuid.UUID) -> list[TokenRecord]:
@@ -126,38 +152,38 @@ def personal_tokens(connection: Connection, user_id: uuid.UUID) -> list[TokenRec
     return [_token_record(row) for row in rows]
 
 
-def delete_personal_token(connection: Connection, token_id: uuid.UUID) -> None:
-    """Forget a personal token."""
-    connection.execute(delete(tokens).where(tokens.c.id == token_id, tokens.c.name.is_not(None)))
-
-
 def delete_sessions(connection: Connection, user_id: uuid.UUID) -> None:
     """End the sessions of a user; its personal tokens stay."""
     connection.execute(delete(tokens).where(tokens.c.user_id == user_id, tokens.c.name.is_(None)))
 
 
-def touch_token(
-    connection: Connection,
-    token_hash: str,
-    last_used: datetime.datetime,
-    expires: datetime.datetime,
-) -> None:
-    """Note that a token was used, and how long it lives now."""
-    connection.execute(
+def touch_tokens(connection: Connection, records: Sequence[TokenRecord]) -> None:
+    """Note when tokens were used, and how long they live now; what is later already, stays."""
+    statement = (
         update(tokens)
-        .where(tokens.c.token_hash == token_hash)
-        .values(last_used=last_used, expires=expires)
+        .where(tokens.c.token_hash == bindparam("of_hash"))
+        .where(tokens.c.last_used < bindparam("used"))
+        .values(last_used=bindparam("used"), expires=bindparam("until"))
+    )
+    connection.execute(
+        statement,
+        [
+            {"of_hash": record.token_hash, "used": record.last_used, "until": record.expires}
+            for record in records
+        ],
     )
 
 
 def delete_token(connection: Connection, token_hash: str) -> None:
-    """Forget a token, if it is there."""
-    connection.execute(delete(tokens).where(tokens.c.token_hash == token_hash))
+    """Forget a token, if it is there.  This is a change of access."""
+    if connection.execute(delete(tokens).where(tokens.c.token_hash == token_hash)).rowcount:
+        note_access_change(connection, token_hash=token_hash)
 
 
-def delete_expired_tokens(connection: Connection, now: datetime.datetime) -> None:
-    """Forget the tokens that expired."""
-    connection.execute(delete(tokens).where(tokens.c.expires <= now))
+def delete_expired_tokens(connection: Connection, now: datetime.datetime, limit: int) -> int:
+    """Forget tokens that expired, no more than `limit`; tell how many."""
+    expired = select(tokens.c.id).where(tokens.c.expires <= now).limit(limit)
+    return connection.execute(delete(tokens).where(tokens.c.id.in_(expired))).rowcount
 
 
 _TOKENS = select(
@@ -165,6 +191,7 @@ _TOKENS = select(
     users.c.name.label("user_name"),
     users.c.role.label("user_role"),
 ).join(users)
+_USABLE = _TOKENS.where(users.c.disabled.is_(False))
 
 
 def _user_record(row: Any) -> UserRecord:
