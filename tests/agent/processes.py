@@ -113,7 +113,11 @@ class AgentProcess(ProcessProtocol):
 
 
 def start_agent(
-    test: TestCase, state: Path, listen: str = LOOPBACK, **more_environment: str
+    test: TestCase,
+    state: Path,
+    listen: str = LOOPBACK,
+    *options: str,
+    **more_environment: str,
 ) -> AgentProcess:
     """Start an agent that the test's end stops."""
     agent = AgentProcess()
@@ -121,7 +125,7 @@ def start_agent(
     reactor.spawnProcess(
         agent,
         sys.executable,
-        [*command, "--state", str(state), "--listen", listen],
+        [*command, "--state", str(state), "--listen", listen, *options],
         env=environment(**more_environment),
     )
     test.addCleanup(agent.stop)

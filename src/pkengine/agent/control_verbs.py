@@ -61,6 +61,7 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
         bundle: the hash of the installed version, or empty.
         state: the path of the state folder.
         listening: where engines can reach it.
+        listens_on_demand: it listens only while an engine is accepted that it does not dial.
         engines: the keys that are accepted now.
         connections: the engines that are connected now, whoever dialled.
         dialled: the engines that the agent dials.
@@ -77,3 +78,4 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     engines: list[AcceptedKey]
     connections: list[Connection]
     dialled: list[DialledStatus] = []
+    listens_on_demand: bool = False

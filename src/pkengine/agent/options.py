@@ -20,7 +20,7 @@ from pkengine.listening import AGENT_PORT
 class Options(usage.Options):
     """What an administrator may say about the service."""
 
-    synopsis = "[--state DIR] [--listen PORT-OR-ENDPOINT]"
+    synopsis = "[--state DIR] [--listen PORT-OR-ENDPOINT] [--listen-on-demand]"
     longdesc = "Answers the engines whose keys stand in DIR/authorized_engines."
     optParameters = [  # noqa: RUF012 - the name and form that twisted.python.usage wants
         ["state", "s", None, "Folder of keys and settings [default: /var/lib/pkagent]."],
@@ -30,6 +30,13 @@ class Options(usage.Options):
             str(AGENT_PORT),
             "Port on all addresses, an endpoint such as tcp:54321:interface=127.0.0.1, or none "
             "where the agent only dials engines.",
+        ],
+    ]
+    optFlags = [  # noqa: RUF012
+        [
+            "listen-on-demand",
+            None,
+            "Listen there only while an engine is accepted that this agent does not dial.",
         ],
     ]
 
@@ -43,7 +50,14 @@ def makeService(options: Options) -> IService:
 
     directory = Path(options["state"]) if options["state"] else default_directory()
     try:
-        return _EndsWithASentence(AgentService(reactor, directory, options["listen"]))
+        return _EndsWithASentence(
+            AgentService(
+                reactor,
+                directory,
+                options["listen"],
+                is_on_demand=bool(options["listen-on-demand"]),
+            )
+        )
     except PkengineError as error:
         sys.exit(f"pkagent: {error}")
 

@@ -33,7 +33,7 @@ from pkengine.agent.control_verbs import ListeningAddress, Status
 from pkengine.agent.dialled_engines import DialledEngines
 from pkengine.agent.engine_dialler import EngineDialler
 from pkengine.agent.engine_dialling import EngineDialling
-from pkengine.agent.engine_listener import EngineListener
+from pkengine.agent.engine_listener import EngineListener, is_reached_by
 from pkengine.agent.listening import NOWHERE
 from pkengine.agent.notify import SystemdNotifier
 from pkengine.agent.state import StateFolder
@@ -52,6 +52,7 @@ class AgentService(MultiService):
         reactor: runs everything.
         directory: the state folder; what is missing in it is made.
         listen: a port, an endpoint of Twisted, or `NOWHERE`.
+        is_on_demand: listen only while an engine is accepted that is not dialled.
         environment: says what systemd and the installed wrapper have to say.
 
     Attributes:
@@ -71,6 +72,8 @@ class AgentService(MultiService):
         directory: Path,
         listen: str,
         environment: Mapping[str, str] = os.environ,
+        *,
+        is_on_demand: bool = False,
     ) -> None:
         MultiService.__init__(self)
         endpoint = (
@@ -79,7 +82,7 @@ class AgentService(MultiService):
         self._state = StateFolder(directory)
         key_pair = self._state.prepare()
         self._lock = self._state.lock()
-        trust = FileTrustStore(self._state.authorized_engines)
+        self._trust = trust = FileTrustStore(self._state.authorized_engines)
         self.pin = key_pair.pin
         self._dialled = DialledEngines(self._state.dialled_engines)
         secrets = SharedKeyFolder(self._state.secrets)
@@ -92,7 +95,14 @@ class AgentService(MultiService):
         self._listener: EngineListener | None = None
         if endpoint is not None:
             self._listener = EngineListener(
-                reactor, endpoint, listen, parts.authenticator("pin"), verbs, self._connected
+                reactor,
+                endpoint,
+                listen,
+                parts.authenticator("pin"),
+                verbs,
+                self._connected,
+                demand=self._is_reached if is_on_demand else None,
+                changed=self._changed,
             )
             MultiService.addService(self, self._listener)
         dialling = EngineDialling(reactor, parts.authenticator, verbs, environment)
@@ -134,6 +144,7 @@ class AgentService(MultiService):
             started=datetime.datetime.fromtimestamp(version.started, datetime.timezone.utc),
             state=str(self._state.directory),
             listening=self._addresses(),
+            listens_on_demand=self._listener is not None and self._listener.is_on_demand,
             engines=self._keys.list(),
             connections=self._connected.list(),
             dialled=self._dialler.status(),
@@ -143,6 +154,10 @@ class AgentService(MultiService):
         return control_verbs(
             self.status, self._keys, by=f"process {caller.pid} of uid {caller.uid}"
         )
+
+    def _is_reached(self) -> bool:
+        """Tell whether an engine has to reach this agent, because it is not dialled."""
+        return is_reached_by(self._trust.peers(), "pin", self._dialled.all()[0])
 
     def _addresses(self) -> list[ListeningAddress]:
         return self._listener.addresses() if self._listener is not None else []

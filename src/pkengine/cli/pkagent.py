@@ -139,7 +139,8 @@ def status(state: StateFolder, as_json: bool) -> None:
     show(f"Host UUID   {found.uuid}")
     show(f"Agent key   {found.pin}")
     show(f"State       {found.state}")
-    show(f"Listening   {', '.join(map(str, found.listening)) or 'nowhere'}")
+    demand = ", which is on demand" if found.listens_on_demand else ""
+    show(f"Listening   {', '.join(map(str, found.listening)) or 'nowhere'}{demand}")
     show(f"Keys        accepted: {len(found.engines)}; see: pkagent keys list")
     for line in found.dialled:
         why = f": {line.last_failure}" if line.last_failure else ""
