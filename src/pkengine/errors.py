@@ -209,6 +209,10 @@ class EngineError(PkengineError):
     """The engine refuses a request."""
 
 
+class InvalidTrustedProxies(EngineError, ValueError):
+    """What shall name the trusted proxies is malformed, or some must be named and none are."""
+
+
 class BadRequest(EngineError):
     """The request is malformed or incomplete."""
 

@@ -134,6 +134,11 @@ class EngineTests(TestCase):
     async def test_an_endpoint_that_is_none_is_refused(self) -> None:
         self.assertIn("expected a port", await self.refusal(https="carrier-pigeon:8443"))
 
+    async def test_who_may_say_where_a_connection_comes_from_must_be_named(self) -> None:
+        said = await self.refusal(https="haproxy:tcp:0:interface=127.0.0.1")
+        self.assertIn("Name the proxies that are believed with --trusted-proxies", said)
+        self.assertIn("'proxy.example'", await self.refusal("--trusted-proxies", "proxy.example"))
+
     async def test_a_folder_that_cannot_be_made_is_named(self) -> None:
         self.state.write_text("a file")
         self.assertIn(str(self.state), await self.refusal(state=self.state / "below"))

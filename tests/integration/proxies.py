@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from twisted.internet import reactor
@@ -72,12 +73,75 @@ http {{
 }}
 """
 
+#: The same for a file that stands outside of ``http``.
+NGINX_TCP = """
+{modules}
+daemon off;
+master_process off;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{ }}
+include {site};
+"""
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 
-_LISTENS: Mapping[str, Callable[[int], Mapping[str, str]]] = {
-    "nginx.conf": lambda port: {"listen 443 ssl": f"listen 127.0.0.1:{port} ssl"},
-    "haproxy.cfg": lambda port: {"bind :443": f"bind 127.0.0.1:{port}"},
-    "haproxy-tcp.cfg": lambda port: {"bind :443": f"bind 127.0.0.1:{port}"},
+#: What else the programs need here, where they are not the system's own services.
+_SQUID_HERE = """
+cache_log /dev/null
+access_log none
+pid_filename none
+coredump_dir none
+shutdown_lifetime 0 seconds
+"""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A proxy that the documentation shows how to set up.
+
+    Attributes:
+        listens: the line that says where it listens, and the same on the loopback address.
+        command: what runs it in the foreground.
+        main: the file that includes the example, where it is none that stands alone.
+        more: lines behind the example.
+        signal: ends it; squid, when it is killed, leaves shared memory behind.
+    """
+
+    listens: tuple[str, str]
+    command: Sequence[str]
+    main: str = ""
+    more: str = ""
+    signal: str = "KILL"
+
+
+_NGINX = ("nginx", "-p", "{folder}", "-c", "{configuration}")
+_HAPROXY = ("haproxy", "-db", "-f", "{configuration}")
+
+_EXAMPLES = {
+    "nginx.conf": Example(
+        ("listen 443 ssl", "listen 127.0.0.1:{port} ssl"), _NGINX, main=NGINX_MAIN
+    ),
+    "nginx-tcp.conf": Example(("listen 443", "listen 127.0.0.1:{port}"), _NGINX, main=NGINX_TCP),
+    "haproxy.cfg": Example(("bind :443", "bind 127.0.0.1:{port}"), _HAPROXY),
+    "haproxy-tcp.cfg": Example(("bind :443", "bind 127.0.0.1:{port}"), _HAPROXY),
+    "stunnel.conf": Example(
+        (
+            "[clients]\naccept = 443",
+            "foreground = yes\npid =\n[clients]\naccept = 127.0.0.1:{port}",
+        ),
+        ("stunnel", "{configuration}"),
+    ),
+    "tinyproxy.conf": Example(
+        ("Port 3128", "Port {port}\nListen 127.0.0.1"),
+        ("tinyproxy", "-d", "-c", "{configuration}"),
+    ),
+    "squid.conf": Example(
+        ("http_port 3128", "http_port 127.0.0.1:{port}"),
+        ("squid", "-N", "-n", "pkt{port}", "-f", "{configuration}"),
+        more=_SQUID_HERE,
+        signal="TERM",
+    ),
 }
 
 
@@ -106,12 +170,13 @@ def proxy_certificate(folder: Path) -> KeyPair:
     return pair
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Give a port of the loopback address that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
 
 
-async def _start(test: TestCase, command: list[str], port: int) -> None:
+async def _start(test: TestCase, command: list[str], port: int, *, signal: str = "KILL") -> None:
     program = shutil.which(command[0], path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None:
         raise SkipTest(f"{command[0]} is not installed")
@@ -120,7 +185,7 @@ async def _start(test: TestCase, command: list[str], port: int) -> None:
 
     def stop() -> Deferred[None]:
         if transport.pid is not None:
-            transport.signalProcess("KILL")
+            transport.signalProcess(signal)
         return process.ended
 
     test.addCleanup(stop)
@@ -137,14 +202,18 @@ async def _start(test: TestCase, command: list[str], port: int) -> None:
     raise AssertionError(f"{command[0]} ended: {process.output.decode()}")
 
 
+def _nginx_modules() -> str:
+    """Load the module for TCP, where it is not compiled in."""
+    module = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
+    return f"load_module {module};" if module.exists() else ""
+
+
 async def start_nginx(test: TestCase, folder: Path, backend: int) -> int:
     """Start nginx, ending TLS in front of a port; give its own port."""
-    port = _free_port()
-    module = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
-    modules = f"load_module {module};" if module.exists() else ""
+    port = free_port()
     configuration = folder / "nginx.conf"
     configuration.write_text(
-        NGINX.format(modules=modules, folder=folder, port=port, backend=backend)
+        NGINX.format(modules=_nginx_modules(), folder=folder, port=port, backend=backend)
     )
     await _start(test, ["nginx", "-p", str(folder), "-c", str(configuration)], port)
     return port
@@ -152,7 +221,7 @@ async def start_nginx(test: TestCase, folder: Path, backend: int) -> int:
 
 async def start_haproxy(test: TestCase, folder: Path, backend: int) -> int:
     """Start HAProxy, ending TLS in front of a port; give its own port."""
-    port = _free_port()
+    port = free_port()
     configuration = folder / "haproxy.cfg"
     configuration.write_text(HAPROXY.format(folder=folder, port=port, backend=backend))
     await _start(test, ["haproxy", "-db", "-f", str(configuration)], port)
@@ -170,20 +239,25 @@ async def start_documented(
         folder: for what the proxy writes.
         changes: what stands for something else on this machine, such as a path.
     """
-    port = _free_port()
+    port = free_port()
+    form = _EXAMPLES[example]
+
+    def here(text: str) -> str:
+        return text.format(
+            folder=folder, port=port, configuration=configuration, modules=_nginx_modules()
+        )
+
     text = (EXAMPLES / example).read_text()
-    for documented, here in {**changes, **_LISTENS[example](port)}.items():
-        assert documented in text, f"{example} does not have {documented!r}"
-        text = text.replace(documented, here)
     configuration = folder / example
-    configuration.write_text(text)
-    if example == "nginx.conf":
-        site, configuration = configuration, folder / "main.conf"
-        configuration.write_text(NGINX_MAIN.format(folder=folder, site=site))
-        command = ["nginx", "-p", str(folder), "-c", str(configuration)]
-    else:
-        command = ["haproxy", "-db", "-f", str(configuration)]
-    await _start(test, command, port)
+    for documented, changed in {**changes, form.listens[0]: here(form.listens[1])}.items():
+        assert documented in text, f"{example} does not have {documented!r}"
+        text = text.replace(documented, changed)
+    configuration.write_text(text + here(form.more))
+    if form.main:
+        main = form.main.replace("{site}", str(configuration))
+        configuration = folder / f"main-{example}"
+        configuration.write_text(here(main))
+    await _start(test, [here(word) for word in form.command], port, signal=form.signal)
     return port
 
 

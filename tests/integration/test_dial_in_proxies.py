@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
+from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.endpoints import TCP4ServerEndpoint, serverFromString
-from twisted.internet.interfaces import IStreamServerEndpoint
-from twisted.internet.ssl import CertificateOptions
-from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.utils import getProcessOutput
 from twisted.trial.unittest import TestCase
+from twisted.web.resource import Resource
+from zope.interface import implementer
 
 from pkengine.auth.mechanisms import OWN_MECHANISMS, authenticator_from_folder
 from pkengine.channel import Channel, Verbs, connect_channel, listen_channel
 from pkengine.channel.engine_url import engine_endpoint
+from pkengine.channel.http_proxy import HttpProxy
+from pkengine.channel.server_certificate import PinnedServer
+from pkengine.channel.websocket_client import WebSocketClientEndpoint
 from pkengine.channel.websocket_server import WebSocketResource
+from pkengine.engine.https import listen_https
+from pkengine.engine.rest import HttpServer
+from pkengine.engine.trusted_proxies import TrustedProxies
 from pkengine.errors import AuthenticationError, ChannelError
 from pkengine.keys import KeyPair, Pin
 from tests.auth.test_strings import make_folders
 from tests.channel.https import url_of
-from tests.channel.test_wss import agents
-from tests.integration.proxies import proxy_certificate, start_documented
+from tests.integration.proxies import free_port, proxy_certificate, start_documented
 
 HTTP_MODE = ("nginx.conf", "haproxy.cfg")
+ENDS_TLS = (*HTTP_MODE, "stunnel.conf")
+TCP_MODE = ("nginx-tcp.conf", "haproxy-tcp.cfg")
+#: An address of this machine which is no proxy's.
+CLIENT = "127.0.0.3"
 
 
 class DialInThroughProxies(TestCase):
@@ -36,27 +50,33 @@ class DialInThroughProxies(TestCase):
         self.resource = WebSocketResource(reactor, "/pkengine/agent")
         self.channels: list[Channel] = []
 
-    async def serve(self, endpoint: IStreamServerEndpoint | None = None) -> int:
+    async def serve(self, *, https: str = "", trusted_proxies: str = "127.0.0.1") -> int:
         """Serve HTTPS as an engine does; give the port."""
-        options = CertificateOptions(
-            privateKey=self.engine.private_key, certificate=self.engine.certificate
-        )
-        endpoint = endpoint or TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
-        self.port = await endpoint.listen(
-            TLSMemoryBIOFactory(options, False, agents(self.resource))
+        proxies = TrustedProxies.parse(trusted_proxies)
+        root, own = Resource(), Resource()
+        root.putChild(b"pkengine", own)
+        own.putChild(b"agent", self.resource)
+        self.port = listen_https(
+            reactor,
+            https + "tcp:0:interface=127.0.0.1",
+            self.engine,
+            HttpServer(root, reactor, proxies),
+            trusted_proxies=proxies,
         )
         self.addCleanup(self.port.stopListening)
         return self.port.getHost().port
 
-    async def proxy(self, example: str, backend: int) -> int:
+    async def proxy(self, example: str, backend: int, **changes: str) -> int:
         """Start a proxy in front of the engine; give its port."""
         certificate = str(self.folder / "proxy.pem")
-        changes = {"127.0.0.1:8443": f"127.0.0.1:{backend}"}
-        if example in HTTP_MODE:
+        changes["127.0.0.1:8443"] = f"127.0.0.1:{backend}"
+        if example in ENDS_TLS:
             changes["/var/lib/pkengine/https.crt"] = str(self.folder / "https.crt")
             changes["/etc/ssl/engine.example.pem"] = certificate
         if example == "nginx.conf":
             changes["/etc/ssl/engine.example.key"] = certificate
+        if example == "stunnel.conf":
+            changes["127.0.0.1:8442"] = f"127.0.0.1:{free_port()}"
         return await start_documented(self, example, self.folder, changes)
 
     async def listen(self, mechanism: str, **arguments: str) -> None:
@@ -74,16 +94,38 @@ class DialInThroughProxies(TestCase):
         )
         self.addCleanup(listener.stopListening)
 
-    async def dial(self, mechanism: str, port: int, pin: Pin | None = None) -> Channel:
-        return await connect_channel(
+    async def dial(
+        self,
+        mechanism: str,
+        port: int,
+        pin: Pin | None = None,
+        *,
+        claims: str = "",
+        proxy: HttpProxy | None = None,
+    ) -> Channel:
+        """Dial from an address of its own, and perhaps claim another one."""
+        pin = pin or self.pair.pin
+        if proxy is None:
+            way = TCP4ClientEndpoint(reactor, "127.0.0.1", port, bindAddress=(CLIENT, 0))
+            tls = wrapClientTLS(PinnedServer("127.0.0.1", pin), way)
+            endpoint = WebSocketClientEndpoint(reactor, Claiming(tls, claims), url_of(port))
+        else:
+            endpoint = engine_endpoint(reactor, url_of(port), pin=pin, proxy=proxy)
+        channel = await connect_channel(
             reactor,
-            engine_endpoint(reactor, url_of(port), pin=pin or self.pair.pin),
+            endpoint,
             authenticator_from_folder(mechanism, str(self.agent)),
             expected="engine",
         )
+        self.addCleanup(lambda: channel.close() or channel.closed)
+        return channel
+
+    def seen(self) -> str:
+        """Give the address of the agent that came last, as the engine shows it."""
+        return self.channels[-1].peer_address.host
 
     async def test_every_mechanism_works_and_those_with_a_mac_see_the_proxy(self) -> None:
-        for example in HTTP_MODE:
+        for example in ENDS_TLS:
             port = await self.proxy(example, await self.serve())
             for mechanism in OWN_MECHANISMS:
                 await self.listen(mechanism)
@@ -95,8 +137,6 @@ class DialInThroughProxies(TestCase):
                     self.assertEqual(facts["tls_version"], "TLSv1.3")
                 else:
                     self.assertEqual(facts["tls_path"], "proxied")
-                channel.close()
-                await channel.closed
 
     async def test_where_a_direct_path_is_required_a_proxy_is_refused(self) -> None:
         port = await self.proxy("haproxy.cfg", await self.serve())
@@ -117,24 +157,125 @@ class DialInThroughProxies(TestCase):
     async def test_a_proxy_that_passes_tls_on_is_not_seen_and_tells_the_agents_address(
         self,
     ) -> None:
-        for version in ("send-proxy-v2", "send-proxy"):
-            backend = await self.serve(
-                serverFromString(reactor, "haproxy:tcp:0:interface=127.0.0.1")
-            )
-            text = {"send-proxy-v2": version} if version != "send-proxy-v2" else {}
-            port = await start_documented(
-                self,
-                "haproxy-tcp.cfg",
-                self.folder,
-                {"127.0.0.1:8443": f"127.0.0.1:{backend}", **text},
-            )
+        for example, changes in (
+            ("haproxy-tcp.cfg", {}),
+            ("haproxy-tcp.cfg", {"send-proxy-v2": "send-proxy"}),
+            ("nginx-tcp.conf", {}),
+        ):
+            backend = await self.serve(https="haproxy:")
+            port = await self.proxy(example, backend, **changes)
             await self.listen("hmac", requireDirect="yes")
-            channel = await self.dial("hmac", port, self.engine.pin)
+            channel = await self.dial("hmac", port, self.engine.pin, claims="198.51.100.1")
             accepted = self.channels[-1]
             self.assertEqual(accepted.authenticated.facts["tls_path"], "direct")
-            self.assertEqual(accepted.peer_address.port, own_port(channel))
-            channel.close()
-            await channel.closed
+            self.assertEqual(
+                (self.seen(), accepted.peer_address.port), (CLIENT, own_port(channel))
+            )
+
+    async def test_a_proxy_in_http_mode_tells_the_agents_address_whatever_the_agent_claims(
+        self,
+    ) -> None:
+        for example in HTTP_MODE:
+            port = await self.proxy(example, await self.serve())
+            await self.listen("hmac")
+            await self.dial("hmac", port)
+            self.assertEqual(self.seen(), CLIENT)
+            await self.dial("hmac", port, claims="198.51.100.1, 127.0.0.1")
+            self.assertEqual(self.seen(), CLIENT)
+
+    async def test_a_proxy_that_is_not_trusted_is_not_believed(self) -> None:
+        for example in ENDS_TLS:  # stunnel passes on what clients claim
+            port = await self.proxy(example, await self.serve(trusted_proxies="192.0.2.7"))
+            await self.listen("hmac")
+            await self.dial("hmac", port, claims="198.51.100.1")
+            self.assertEqual(self.seen(), "127.0.0.1")
+
+    async def test_without_a_proxy_nobody_is_believed_about_an_address(self) -> None:
+        backend = await self.serve()
+        await self.listen("hmac")
+        await self.dial("hmac", backend, self.engine.pin, claims="198.51.100.1")
+        self.assertEqual(self.seen(), CLIENT)
+
+    async def test_past_the_proxy_an_engine_that_wants_its_word_is_not_reached(self) -> None:
+        backend = await self.serve(https="haproxy:")
+        await self.listen("hmac")
+        with self.assertRaises(ChannelError):
+            await self.dial("hmac", backend, self.engine.pin)
+
+    # HTTP proxies on the agents' side.
+
+    async def http_proxy(self, example: str, engine: int) -> int:
+        """Start an HTTP proxy that knows one password; give its port."""
+        if example == "tinyproxy.conf":
+            changes = {"192.0.2.0/24": "127.0.0.1", "ConnectPort 8443": f"ConnectPort {engine}"}
+            changes |= {"User tinyproxy": "", "Group tinyproxy": ""}
+        else:
+            # Squid's own user is to read it, who may be kept out of the folder of the tests.
+            public = Path(tempfile.mkdtemp())
+            self.addCleanup(shutil.rmtree, public)
+            public.chmod(0o755)
+            passwords = public / "passwords"
+            hashed = await getProcessOutput(
+                "/usr/bin/openssl", ["passwd", "-apr1", "a-long-password"]
+            )
+            passwords.write_bytes(b"hosts:" + hashed)
+            changes = {"port 8443": f"port {engine}", "192.0.2.1": "127.0.0.1"}
+            changes["/etc/squid/passwords"] = str(passwords)
+        return await start_documented(self, example, self.folder, changes)
+
+    async def test_tls_goes_end_to_end_through_an_http_proxy_that_wants_a_password(self) -> None:
+        await self.listen("hmac", requireDirect="yes")
+        engine = await self.serve()
+        for example in ("tinyproxy.conf", "squid.conf"):
+            port = await self.http_proxy(example, engine)
+            proxy = HttpProxy.parse(f"http://hosts:a-long-password@127.0.0.1:{port}")
+            channel = await self.dial("hmac", engine, self.engine.pin, proxy=proxy)
+            self.assertEqual(await channel.call("shout", {"text": "hello"}), "HELLO")
+            self.assertEqual(self.channels[-1].authenticated.facts["tls_path"], "direct")
+
+    async def test_an_http_proxy_that_refuses_is_named_and_its_password_is_not(self) -> None:
+        await self.listen("hmac")
+        engine = await self.serve()
+        other = free_port()
+        for example, wrong in (("tinyproxy.conf", "401|407"), ("squid.conf", "407")):
+            port = await self.http_proxy(example, engine)
+            for credentials, target, expected in (
+                ("", engine, wrong),
+                ("hosts:guessed@", engine, wrong),
+                ("hosts:a-long-password@", other, "403"),
+            ):
+                proxy = HttpProxy.parse(f"http://{credentials}127.0.0.1:{port}")
+                with self.assertRaises(ChannelError) as caught:
+                    await self.dial("hmac", target, self.engine.pin, proxy=proxy)
+                said = str(caught.exception)
+                self.assertRegex(said, f"The proxy 127.0.0.1:{port}, .* answered ({expected}) ")
+                self.assertNotRegex(said, "guessed|long-password")
+
+
+@implementer(IStreamClientEndpoint)
+class Claiming:
+    """An endpoint whose HTTP requests claim to come from elsewhere."""
+
+    def __init__(self, below: IStreamClientEndpoint, address: str) -> None:
+        self.below = below
+        self.header = f"X-Forwarded-For: {address}\r\n\r\n".encode() if address else b"\r\n"
+
+    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        protocol = factory.buildProtocol(None)
+        begin = protocol.makeConnection
+
+        def connected(transport: Any) -> None:
+            write = transport.write
+
+            def claim(request: bytes) -> None:
+                transport.write = write
+                write(request.removesuffix(b"\r\n") + self.header)
+
+            transport.write = claim
+            begin(transport)
+
+        protocol.makeConnection = connected
+        return connectProtocol(self.below, protocol)
 
 
 def own_port(channel: Channel) -> int:

@@ -20,6 +20,7 @@ from typing import Any, cast
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import (
+    IAddress,
     IConsumer,
     IHandshakeListener,
     IProducer,
@@ -52,7 +53,12 @@ MAX_MESSAGE_SIZE = 1024 * 1024
 
 
 def websocket_stream(
-    connection: Connection, application: IProtocol, transport: ITransport, clock: IReactorTime
+    connection: Connection,
+    application: IProtocol,
+    transport: ITransport,
+    clock: IReactorTime,
+    *,
+    peer: IAddress | None = None,
 ) -> WebSocketStream:
     """Make the stream for a WebSocket that both ends have agreed on.
 
@@ -63,9 +69,11 @@ def websocket_stream(
         application: the protocol that gets the stream for its transport.
         transport: the connection below.
         clock: keeps the time of pings.
+        peer: where the other end is, or None where that is the end of the connection below.
     """
     is_secure = ISSLTransport.providedBy(transport)
-    return (_SecureStream if is_secure else WebSocketStream)(connection, application, clock)
+    kind = _SecureStream if is_secure else WebSocketStream
+    return kind(connection, application, clock, peer)
 
 
 @implementer(IProtocol, ITransport, IConsumer, IPushProducer)
@@ -76,6 +84,7 @@ class WebSocketStream:
         connection: knows the frames.
         application: the protocol above.
         clock: keeps the time of pings.
+        peer: where the other end is, or None where that is the end of the connection below.
     """
 
     __slots__ = (
@@ -85,14 +94,20 @@ class WebSocketStream:
         "_connection",
         "_is_ended",
         "_message_size",
+        "_peer",
         "_reason",
         "_sent_at",
         "_transport",
     )
 
     def __init__(
-        self, connection: Connection, application: IProtocol, clock: IReactorTime
+        self,
+        connection: Connection,
+        application: IProtocol,
+        clock: IReactorTime,
+        peer: IAddress | None,
     ) -> None:
+        self._peer = peer
         self._connection = connection
         self._application = application
         self._clock = clock
@@ -215,8 +230,8 @@ class WebSocketStream:
         self._transport.abortConnection()
 
     def getPeer(self) -> Any:
-        """Give the address at the other end of the connection below, which may be a proxy."""
-        return self._transport.getPeer()
+        """Give the address of the other end, as far as proxies in between tell it."""
+        return self._peer or self._transport.getPeer()
 
     def getHost(self) -> Any:
         """Give the address of this end."""

@@ -114,7 +114,8 @@ class WebSocketResource(Resource):
         channel: Any = request.channel
         transport = channel.transport
         factory = self._factory
-        application = factory.buildProtocol(transport.getPeer()) if factory is not None else None
+        peer: IAddress = request.getClientAddress()
+        application = factory.buildProtocol(peer) if factory is not None else None
         if application is None:
             request.setHeader(b"Retry-After", b"1")
             return self._refuse(request, 503, "No agents are taken now.")
@@ -123,7 +124,7 @@ class WebSocketResource(Resource):
         transport.unregisterProducer()  # HTTP's: the stream brings its own
         transport.write(agreement)
         channel._protocolUpgradeForWebsockets(
-            websocket_stream(connection, application, transport, self._clock)
+            websocket_stream(connection, application, transport, self._clock, peer=peer)
         )
         return NOT_DONE_YET
 

@@ -36,7 +36,16 @@ class Options(usage.Options):
             None,
             DEFAULT_HTTPS,
             "Port on all addresses, or an endpoint such as tcp:8443:interface=127.0.0.1; "
-            "with port 0 the system chooses one.",
+            "with port 0 the system chooses one. With haproxy: in front, every connection must "
+            "begin with the header of the PROXY protocol.",
+        ],
+        [
+            "trusted-proxies",
+            None,
+            None,
+            "Addresses and networks of proxies, separated by commas, which are believed when "
+            "they say where a request comes from; 'unix' for those at a UNIX socket. [default: "
+            "none]",
         ],
         [
             "database",
@@ -85,6 +94,7 @@ def makeService(options: Options) -> IService:
         reactor,
         StateFolder(Path(options["state"])),
         https=options["https"],
+        trusted_proxies=options["trusted-proxies"] or "",
         database_url=options["database"] or os.environ.get("PKENGINE_DATABASE") or None,
         terminal=_terminal(),
         agent_url=options["agent-url"],

@@ -47,6 +47,7 @@ from pkengine.engine.state import StateFolder
 from pkengine.engine.store import Seal, Store, open_database
 from pkengine.engine.store.database import transaction
 from pkengine.engine.store.hosts import has_sealed
+from pkengine.engine.trusted_proxies import TrustedProxies
 from pkengine.engine.user_administration import UserAdministration
 from pkengine.errors import PkengineError
 from pkengine.keys import KeyPair
@@ -61,7 +62,9 @@ class Engine(Service):
     Args:
         reactor: runs everything.
         state: the state folder; what is missing in it is made.
-        https: a port, or an endpoint of Twisted.
+        https: a port, or an endpoint of Twisted; see `listen_https`.
+        trusted_proxies: who is believed about where requests come from; see
+            `TrustedProxies.parse`.
         database_url: SQLAlchemy's, or None for SQLite in the state folder.
         patience: how long hosts are waited for, or None for the usual.
         terminal: where a person sits who is shown the first password, once; never a log.
@@ -85,6 +88,7 @@ class Engine(Service):
     Raises:
         EngineError: another engine has the state folder.
         KeyFileError: the state folder, or a key in it, cannot be used.
+        InvalidTrustedProxies: they are malformed.
         InvalidEngineUrl, InvalidKeyText: what hosts shall be told about dialling is malformed.
     """
 
@@ -104,6 +108,7 @@ class Engine(Service):
         state: StateFolder,
         *,
         https: str,
+        trusted_proxies: str = "",
         database_url: str | None = None,
         patience: Patience | None = None,
         terminal: TextIO | None = None,
@@ -120,7 +125,8 @@ class Engine(Service):
         self._patience = patience
         self._port: IListeningPort | None = None
         self._starting: Deferred[None] | None = None
-        self._server = HttpServer(_Starting(), reactor)  # type: ignore[no-untyped-call]
+        self._trusted_proxies = TrustedProxies.parse(trusted_proxies)
+        self._server = HttpServer(_Starting(), reactor, self._trusted_proxies)  # type: ignore[no-untyped-call]
         state.prepare()
         self._lock = state.lock()
         try:
@@ -182,7 +188,13 @@ class Engine(Service):
             raise
 
     def _listen(self) -> None:
-        self._port = listen_https(self._reactor, self._https, self.https_key_pair, self._server)
+        self._port = listen_https(
+            self._reactor,
+            self._https,
+            self.https_key_pair,
+            self._server,
+            trusted_proxies=self._trusted_proxies,
+        )
         self.url = origin_of(self._port.getHost()) + API_PATH
 
     def _assemble(self, store: Store, seal: Seal) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import importlib.util
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.testing import StringTransport
 from twisted.internet.utils import getProcessOutputAndValue
@@ -19,10 +21,12 @@ from twisted.logger import eventAsText, globalLogPublisher
 from twisted.trial.unittest import TestCase
 
 from pkengine.engine.accounts import ADMIN
+from pkengine.engine.events import EventCode
 from pkengine.engine.https import listen_https
 from pkengine.engine.rest import HttpServer
 from pkengine.engine.rest.request import LARGEST_BODY
 from pkengine.engine.store import hosts as queries
+from pkengine.engine.trusted_proxies import TrustedProxies
 from pkengine.errors import StoreError
 from pkengine.keys import KeyPair
 from tests.engine.rest.served import CAPABILITIES, HOST_KEY, ServedEngine
@@ -145,6 +149,61 @@ class BoundedBodyTests(TestCase):
         self.send("GET /ovirt-engine/api/hosts?password=s3cr3t HTTP/1.1")
         self.assertTrue(any("/ovirt-engine/api/hosts" in line for line in seen), seen)
         self.assertFalse(any("s3cr3t" in line for line in seen), seen)
+
+
+class AddressTests(TestCase):
+    """Where requests seem to come from, by what proxies and others say."""
+
+    async def setUp(self) -> None:
+        self.engine = await ServedEngine.start(self)
+        self.server = HttpServer(
+            self.engine.root, self.engine.clock, TrustedProxies.parse("192.0.2.7")
+        )
+        self.server.startFactory()
+        self.addCleanup(self.server.stopFactory)
+
+    def log_in(self, peer: str, forwarded_for: str, password: str = "wrong") -> bytes:
+        """Log in over a connection of its own; give the line of status."""
+        protocol = self.server.buildProtocol(None)
+        transport = StringTransport(peerAddress=IPv4Address("TCP", peer, 40000))
+        protocol.makeConnection(transport)
+        pair = base64.b64encode(f"{ADMIN}:{password}".encode()).decode()
+        protocol.dataReceived(
+            f"GET /ovirt-engine/api HTTP/1.1\r\nHost: engine\r\nAuthorization: Basic {pair}\r\n"
+            f"X-Forwarded-For: {forwarded_for}\r\n\r\n".encode()
+        )
+        protocol.connectionLost(None)
+        return transport.value().partition(b"\r\n")[0]
+
+    async def addresses(self) -> list[str]:
+        """Give the addresses of the wrong logins in the audit log."""
+        events = await self.engine.events.list(limit=None, newest_first=False)
+        return [event.address for event in events if event.code == EventCode.USER_LOGIN_FAILED]
+
+    async def test_the_audit_log_has_what_a_trusted_proxy_says_and_nobody_else(self) -> None:
+        self.log_in("192.0.2.7", "127.0.0.1, 198.51.100.1")
+        self.log_in("192.0.2.7", "2001:db8::9")
+        self.log_in("203.0.113.9", "127.0.0.1, 198.51.100.1")
+        self.log_in("192.0.2.7", "nonsense")
+        self.assertEqual(
+            await self.addresses(), ["198.51.100.1", "2001:db8::9", "203.0.113.9", "192.0.2.7"]
+        )
+
+    async def test_guessing_is_slowed_down_by_client_and_not_by_proxy(self) -> None:
+        for _ in range(5):
+            self.assertIn(b" 401 ", self.log_in("192.0.2.7", "198.51.100.1"))
+        right = self.engine.password
+        self.assertIn(b" 429 ", self.log_in("192.0.2.7", "198.51.100.1", right))
+        self.assertIn(b" 200 ", self.log_in("192.0.2.7", "198.51.100.2", right))
+
+    async def test_who_claims_another_address_each_time_is_slowed_down_all_the_same(self) -> None:
+        for number in range(5):
+            self.assertIn(b" 401 ", self.log_in("203.0.113.9", f"198.51.100.{number}"))
+        self.assertIn(b" 429 ", self.log_in("203.0.113.9", "198.51.100.9", self.engine.password))
+        for number in range(5):
+            claim = f"198.51.100.{number}, 203.0.113.10"
+            self.assertIn(b" 401 ", self.log_in("192.0.2.7", claim))
+        self.assertIn(b" 429 ", self.log_in("192.0.2.7", "203.0.113.10", self.engine.password))
 
 
 class HttpsTestCase(TestCase):

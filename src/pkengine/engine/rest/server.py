@@ -5,6 +5,7 @@ from __future__ import annotations
 from io import BytesIO
 from typing import Any
 
+from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 from twisted.web import http, server
 from twisted.web.resource import IResource
@@ -13,13 +14,14 @@ from pkengine.engine.rest.application import form_for_faults
 from pkengine.engine.rest.elements import FAULT
 from pkengine.engine.rest.faults import BodyTooLarge, fault_of
 from pkengine.engine.rest.request import LARGEST_BODY, body_too_large, client_address
+from pkengine.engine.trusted_proxies import TrustedProxies
 
 #: A connection that says nothing for so long is closed.
 IDLE_TIMEOUT_S = 60
 
 
 class BoundedRequest(server.Request):
-    """A request that never holds more than `LARGEST_BODY` octets.
+    """A request that knows where it comes from, and never holds more than `LARGEST_BODY` octets.
 
     A length that is too large is answered before the body is read.  A body of no declared
     length that grows too large is read to its end and thrown away, then answered.
@@ -27,6 +29,16 @@ class BoundedRequest(server.Request):
 
     is_too_large = False
     _is_answered = False
+
+    def __init__(self, channel: Any, *more: Any) -> None:
+        super().__init__(channel, *more)  # type: ignore[no-untyped-call]
+        self._trusted_proxies: TrustedProxies = channel.factory.trusted_proxies
+
+    def getClientAddress(self) -> IAddress:
+        """Give the address that the request comes from, as far as trusted proxies tell it."""
+        peer = super().getClientAddress()  # type: ignore[no-untyped-call]
+        forwarded_for = self.requestHeaders.getRawHeaders("X-Forwarded-For") or []
+        return self._trusted_proxies.client(peer, forwarded_for)
 
     def gotLength(self, length: int | None) -> None:
         """See `twisted.web.iweb.IRequest`; called before the body is read."""
@@ -111,16 +123,23 @@ class HttpServer(server.Site):
     Args:
         resource: the root.
         reactor: for time-outs.
+        trusted_proxies: who is believed about where requests come from.
     """
 
     _log = Logger()
     protocol = DeadlineChannel  # type: ignore[assignment]  # HTTP/1.1 alone needs no wrapper
 
-    def __init__(self, resource: IResource, reactor: Any) -> None:
+    def __init__(
+        self,
+        resource: IResource,
+        reactor: Any,
+        trusted_proxies: TrustedProxies = TrustedProxies(),  # noqa: B008 - it is immutable
+    ) -> None:
         super().__init__(  # type: ignore[no-untyped-call]
             resource, requestFactory=BoundedRequest, timeout=IDLE_TIMEOUT_S, reactor=reactor
         )
         self.displayTracebacks = False
+        self.trusted_proxies = trusted_proxies
 
     def acceptableProtocols(self) -> list[bytes]:
         """See `IProtocolNegotiationFactory`.
