@@ -173,7 +173,7 @@ async def pkengine(reactor: Any, server: Server, bundle: AgentBundle, *, whole: 
         reactor,
         SshTarget(ADDRESS, server.port, getpass.getuser()),
         HostKeyPolicy(given=server.host_key.fingerprint()),
-        SshCredentials(key=server.identity.private_key),
+        SshCredentials(keys=(server.identity.private_key,)),
     )
     plan = DeploymentPlan(
         bundle=bundle,

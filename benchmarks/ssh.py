@@ -145,7 +145,7 @@ class Pkengine:
             self._reactor,
             SshTarget(ADDRESS, self._server.port, getpass.getuser()),
             HostKeyPolicy(stored=(self._server.host_key,)),
-            SshCredentials(key=self._server.identity.private_key),
+            SshCredentials(keys=(self._server.identity.private_key,)),
         )
 
     async def open(self) -> None:

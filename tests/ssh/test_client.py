@@ -266,7 +266,7 @@ class LoginTests(ClientTestCase):
             rsa.generate_private_key(65537, 2048),
         ):
             server = self.serve(login=Login(authorized=(public(Key(key)),)))
-            connection = await self.connect(server, key=key)
+            connection = await self.connect(server, keys=(key,))
             self.assertEqual(connection.authenticated_by, "publickey")
             self.assertEqual(server.passwords, [])
         self.assertEqual(server.key_algorithms, ["rsa-sha2-512"])
@@ -274,20 +274,33 @@ class LoginTests(ClientTestCase):
     async def test_the_password_follows_a_key_that_is_not_accepted(self):
         key = ed25519.Ed25519PrivateKey.generate()
         server = self.serve()
-        connection = await self.connect(server, key=key)
+        connection = await self.connect(server, keys=(key,))
         self.assertEqual(connection.authenticated_by, "password")
         self.assertEqual(len(server.key_algorithms), 1)
+
+    async def test_of_several_keys_each_is_offered_once_in_their_order(self):
+        new, old, other = (ed25519.Ed25519PrivateKey.generate() for _ in range(3))
+        server = self.serve(login=Login(authorized=(public(Key(old)),)))
+        connection = await self.connect(server, keys=(new, old, other))
+        self.assertEqual(connection.authenticated_by, "publickey")
+        self.assertEqual(connection.authenticated_key, public(Key(old)))
+        self.assertEqual(len(server.key_algorithms), 2)
+
+    async def test_a_login_by_password_names_no_key(self):
+        connection = await self.connect(self.serve(), keys=(ed25519.Ed25519PrivateKey.generate(),))
+        self.assertEqual(connection.authenticated_by, "password")
+        self.assertIsNone(connection.authenticated_key)
 
     async def test_a_host_that_wants_key_and_password_gets_both(self):
         key = ed25519.Ed25519PrivateKey.generate()
         login = Login(authorized=(public(Key(key)),), partial=("publickey",))
-        connection = await self.connect(self.serve(login=login), key=key)
+        connection = await self.connect(self.serve(login=login), keys=(key,))
         self.assertEqual(connection.authenticated_by, "password")
 
     async def test_a_host_that_wants_more_than_the_key_is_named_so(self):
         key = ed25519.Ed25519PrivateKey.generate()
         login = Login(authorized=(public(Key(key)),), partial=("publickey",))
-        attempt = self.connect(self.serve(login=login), key=key, password=None)
+        attempt = self.connect(self.serve(login=login), keys=(key,), password=None)
         text = await self.refused(SshAuthenticationFailed, attempt)
         self.assertIn("wants more", text)
         self.assertIn("The host accepts: password.", text)

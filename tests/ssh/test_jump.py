@@ -35,7 +35,7 @@ class JumpTests(OpenSshTestCase):
 
     async def login(self, server, *, through=None, on=reactor, **policy) -> SshConnection:
         target = SshTarget("127.0.0.1", server.port, USER)
-        credentials = SshCredentials(key=self.identity.private_key)
+        credentials = SshCredentials(keys=(self.identity.private_key,))
         connection = await connect_ssh(
             on, target, HostKeyPolicy(**policy), credentials, through=through
         )

@@ -67,7 +67,7 @@ class OpenSshTestCase(TestCase):
     async def connect(
         self, server: OpenSshServer, policy: HostKeyPolicy | None = None, **credentials
     ) -> SshConnection:
-        credentials.setdefault("key", self.identity.private_key)
+        credentials.setdefault("keys", (self.identity.private_key,))
         connection = await connect_ssh(
             reactor,
             SshTarget("127.0.0.1", server.port, USER),
@@ -176,7 +176,7 @@ class OpenSshTests(OpenSshTestCase):
     async def test_a_key_that_is_not_authorized_is_refused_in_one_sentence(self):
         server = self.serve("Banner " + str(self._banner()))
         stranger = SshIdentity.load_or_create(self.directory / "stranger")
-        attempt = self.connect(server, key=stranger.private_key, password=Secret("not sent"))
+        attempt = self.connect(server, keys=(stranger.private_key,), password=Secret("not sent"))
         error = await self.assertFailure(ensureDeferred(attempt), SshAuthenticationFailed)
         for words in (USER, "publickey", "authorized machines of ACME only"):
             self.assertIn(words, str(error))

@@ -50,10 +50,50 @@ async def connect_ssh(
         SshConnectionLost: the connection ended, or stalled, during the login.
     """
     deadline = Deadline(reactor, timeout_s)
+    return await _connect(
+        reactor, target, policy, credentials, deadline, _carrier(through), through
+    )
+
+
+async def connect_again(
+    reactor: IReactor,
+    connection: SshConnection,
+    credentials: SshCredentials,
+    *,
+    timeout_s: float = 20.0,
+) -> SshConnection:
+    """Log in to the same host and as the same user by other credentials.
+
+    The host has to show the same key.  The new connection goes the way of the one that there is,
+    which has to outlive it.
+
+    Raises:
+        SshError: as for `connect_ssh`.
+    """
+    return await _connect(
+        reactor,
+        connection.target,
+        HostKeyPolicy(given=connection.judgement.key),
+        credentials,
+        Deadline(reactor, timeout_s),
+        _carrier(connection.through),
+        None,
+    )
+
+
+async def _connect(
+    reactor: IReactor,
+    target: SshTarget,
+    policy: HostKeyPolicy,
+    credentials: SshCredentials,
+    deadline: Deadline,
+    carrier: ConnectionService | None,
+    through: SshConnection | None,
+) -> SshConnection:
     verifier = HostKeyVerifier(str(target), policy, name=target.address, now=reactor.seconds)
-    transport = await reach(reactor, target, verifier, deadline, _carrier(through))
+    transport = await reach(reactor, target, verifier, deadline, carrier)
     service = ConnectionService()
-    method = await _log_in(transport, target, credentials, service, deadline)
+    method, key = await _log_in(transport, target, credentials, service, deadline)
     assert verifier.judgement is not None
     return SshConnection(
         reactor,
@@ -64,6 +104,7 @@ async def connect_ssh(
         credentials,
         verifier.judgement,
         method,
+        key,
         through,
     )
 
@@ -79,11 +120,11 @@ async def _log_in(
     credentials: SshCredentials,
     service: ConnectionService,
     deadline: Deadline,
-) -> str:
+) -> tuple[str, SshPublicKey | None]:
     login = LoginService(target.user, credentials, service)
     try:
         transport.requestService(login)
-        return await deadline.limit(login.done)
+        return await deadline.limit(login.done), login.accepted_key
     except TimeoutError:
         stalled = SshConnectionLost(
             f"{target} did not send {transport.stage} within {deadline.timeout_s:g} s."

@@ -45,6 +45,7 @@ class SshConnection:
         judgement: the host's key and why it was accepted.
         authenticated_by: ``publickey``, ``password``, ``keyboard-interactive``; or ``none``
             where the host asked for no proof at all.
+        authenticated_key: the public key that it accepted, where it was by a key.
         through: the connection to the host on the way, or None; it is closed with this one.
     """
 
@@ -58,11 +59,13 @@ class SshConnection:
         credentials: SshCredentials,
         judgement: HostKeyJudgement,
         authenticated_by: str,
+        authenticated_key: SshPublicKey | None = None,
         through: SshConnection | None = None,
     ) -> None:
         self.target = target
         self.judgement = judgement
         self.authenticated_by = authenticated_by
+        self.authenticated_key = authenticated_key
         self._reactor = reactor
         self._transport = transport
         self._policy = policy

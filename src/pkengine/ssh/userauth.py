@@ -45,13 +45,14 @@ class SshCredentials:
     Attributes:
         password: for ``password`` or, where the host has only that,
             ``keyboard-interactive``.
-        key: for ``publickey``, which is tried first; a private key of `cryptography`.
+        keys: for ``publickey``, which are tried first, in this order; private keys of
+            `cryptography`.
         agent: has further keys for ``publickey``, of which the first few are tried next.
         sudo_password: what sudo asks for; None means the password.
     """
 
     password: Secret | None = None
-    key: SshPrivateKey | None = field(default=None, repr=False)
+    keys: tuple[SshPrivateKey, ...] = field(default=(), repr=False)
     sudo_password: Secret | None = None
     agent: KeyAgent | None = None
 
@@ -65,7 +66,7 @@ class LoginService(SSHService):
     """The client's end of ``ssh-userauth``.
 
     It asks first which methods the host accepts (method ``none``), so that no password goes
-    to a host which takes none.  Then it offers the key, then those of the agent, then the
+    to a host which takes none.  Then it offers the keys, then those of the agent, then the
     password, each at most once and only by a method that the host named.
 
     Args:
@@ -76,6 +77,7 @@ class LoginService(SSHService):
     Attributes:
         done: fires with the method that completed the login; ``none`` where the host asked
             for no proof.  Fails with `SshAuthenticationFailed`.
+        accepted_key: the key by which the login was completed, or None.
     """
 
     name = b"ssh-userauth"
@@ -86,12 +88,13 @@ class LoginService(SSHService):
         self.done: Deferred[str] = Deferred()
         self._user = user
         self._next_service = next_service
-        self._key = credentials.key
+        self._keys = deque(credentials.keys)
+        self.accepted_key: SshPublicKey | None = None
         self._agent = credentials.agent
         self._agent_keys = deque(self._agent.keys[:MAX_AGENT_KEYS] if self._agent else ())
         self._asked: SshPublicKey | None = None
         self._password = credentials.password
-        self._has_credentials = bool(self._key or self._agent_keys or self._password)
+        self._has_credentials = bool(self._keys or self._agent_keys or self._password)
         self._method = ""
         self._methods: list[str] = []
         self._tried: list[str] = []
@@ -149,7 +152,10 @@ class LoginService(SSHService):
 
     def _succeeded(self) -> None:
         self._is_decided = True
-        self._key = self._password = None
+        if self._method != "publickey":
+            self.accepted_key = None
+        self._password = None
+        self._keys.clear()
         self._agent_keys.clear()
         self.transport.setService(self._next_service)
         self.done.callback(self._method)
@@ -171,7 +177,7 @@ class LoginService(SSHService):
             send()
 
     def _next_offer(self) -> tuple[str, Callable[[], None]] | None:
-        if self._key is not None and "publickey" in self._methods:
+        if self._keys and "publickey" in self._methods:
             return "publickey", self._offer_key
         if self._agent_keys and "publickey" in self._methods:
             return "publickey", self._ask_about_agent_key
@@ -183,8 +189,8 @@ class LoginService(SSHService):
 
     def _offer_key(self) -> None:
         """Sign at once (RFC 4252 §7): the signature is worth nothing on another connection."""
-        assert self._key is not None
-        key, self._key = Key(self._key), None
+        key = Key(self._keys.popleft())
+        self.accepted_key = SshPublicKey.from_blob(key.public().blob())
         algorithm: bytes = key.sshType()
         if algorithm == b"ssh-rsa":
             algorithm = self._rsa_algorithm()
@@ -195,7 +201,7 @@ class LoginService(SSHService):
 
     def _ask_about_agent_key(self) -> None:
         """Ask whether the key would do, before its owner is bothered to sign with it."""
-        self._asked = self._agent_keys.popleft()
+        self._asked = self.accepted_key = self._agent_keys.popleft()
         public = string(self._agent_algorithm()) + string(self._asked.blob)
         self._request("publickey", b"\0" + public)
 

@@ -40,7 +40,7 @@ class ThrowAwayHostTests(TestCase):
             reactor,
             SshTarget("127.0.0.1", self.host.port, USER),
             HostKeyPolicy((expected or self.host.public_key).fingerprint()),
-            SshCredentials(password=password, key=key),
+            SshCredentials(password=password, keys=() if key is None else (key,)),
         )
         result = await connection.run(command, stdin=stdin)
         await connection.close()
