@@ -49,7 +49,7 @@ from pkengine.engine.store import hosts as queries
 from pkengine.engine.user_administration import UserAdministration
 from pkengine.errors import NotAuthorized
 from pkengine.keys import KeyPair, Pin, Secret, SshPublicKey
-from pkengine.ssh import SshIdentity
+from pkengine.ssh import SshKeyRing
 
 HOST_KEY = SshPublicKey.parse(
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
@@ -124,7 +124,7 @@ async def make_engine(store: Store, folder: Path) -> Any:
             own_pin=key_pair.pin,
             clock=reactor,
         ),
-        ssh_identity=SshIdentity.load_or_create(folder / "ssh"),
+        ssh_keys=SshKeyRing(folder / "ssh"),
         key_pair=key_pair,
         https_key_pair=key_pair,
     )

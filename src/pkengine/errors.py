@@ -145,6 +145,10 @@ class SshAuthenticationFailed(SshError):
     """The host refused every credential that was offered, each of them once."""
 
 
+class InvalidKeyLimits(SshError, ValueError):
+    """Options for the engine's line in ``authorized_keys`` are not such as sshd takes."""
+
+
 class KeyAgentError(SshError):
     """There is no ssh-agent, or it does not do what is asked of it."""
 

@@ -10,6 +10,7 @@ import traceback
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -61,10 +62,10 @@ class EngineTestCase(unittest.TestCase):
         await self.start_engine()
         self.addCleanup(self.stop_engine)
 
-    async def start_engine(self) -> None:
+    async def start_engine(self, **options: Any) -> None:
         """Start an engine with the state folder of this test."""
         self.engine = Engine(
-            reactor, self.state, https="tcp:0:interface=127.0.0.1", patience=IMPATIENT
+            reactor, self.state, https="tcp:0:interface=127.0.0.1", patience=IMPATIENT, **options
         )
         self.engine.privilegedStartService()
         self.engine.startService()

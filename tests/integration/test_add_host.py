@@ -5,7 +5,13 @@ from __future__ import annotations
 from twisted.internet.defer import DeferredList, ensureDeferred
 
 from pkengine.engine.events import EventCode
-from pkengine.engine.model import HostKeySource, HostStatus, SshLogin, StepStatus
+from pkengine.engine.model import (
+    HostKeySource,
+    HostStatus,
+    SshAuthenticationMethod,
+    SshLogin,
+    StepStatus,
+)
 from pkengine.errors import (
     Conflict,
     HostKeyMismatch,
@@ -105,6 +111,39 @@ class AddedTests(EngineTestCase):
         self.assertEqual(added.keys, up.keys)
         self.assertIn("Accepted publickey for root", await host.ssh_log())
         self.assertNotIn("upload", [step.name for step in job.steps])
+
+    async def test_the_key_has_the_limits_that_the_operator_wants_and_works(self) -> None:
+        limits = 'restrict,from="10.0.0.0/8,192.168.0.0/16,172.16.0.0/12,fd00::/8"'
+        await self.stop_engine()
+        await self.start_engine(authorized_keys_options=limits)
+        for name, user in (("one", "root"), ("two", "admin")):
+            host = await self.host(name)
+            added = await self.maintain(await self.add_up(host, user=user))
+            (line,) = (await host.run(f"cat ~{user}/.ssh/authorized_keys")).splitlines()
+            public = self.engine.ssh_identity.public
+            marker = f"pkengine@{self.engine.name_at_agents}"
+            self.assertEqual(f"{limits} {public} {marker}", line)
+            # By the key, through sudo where that is needed: 'restrict' leaves room for both.
+            login = SshLogin(
+                authentication_method=SshAuthenticationMethod.PUBLIC_KEY,
+                password=host.password[user],
+            )
+            again, job = await self.install(added, login)
+            self.assertEqual(StepStatus.FINISHED, job.status, again.status_detail)
+            self.assertIn(f"Accepted publickey for {user}", await host.ssh_log())
+        self.assertEqual([], await self.sentences(EventCode.ENGINE_KEY_REFUSED))
+
+    async def test_limits_that_keep_the_engine_out_are_told_at_once(self) -> None:
+        host = await self.host("one")
+        await self.stop_engine()
+        await self.start_engine(authorized_keys_options='from="203.0.113.9"')
+        await self.add_up(host)
+        seen = (await host.ssh_log()).rpartition("Accepted password for root from ")[2].split()[0]
+        await self.assert_event(
+            EventCode.ENGINE_KEY_REFUSED,
+            "later installations and upgrades will need a password",
+            f"The host sees this engine at {seen}",
+        )
 
     async def test_an_engine_that_starts_again_finds_its_hosts_without_ssh(self) -> None:
         host = await self.host("one")

@@ -12,7 +12,8 @@ from twisted.internet.defer import ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from pkengine.errors import SshAuthenticationFailed
-from pkengine.ssh.authorized_keys import AuthorizedKey, authorize, deauthorize, limits
+from pkengine.ssh.authorized_keys import AuthorizedKey, authorize, deauthorize, own_line
+from pkengine.ssh.key_limits import parse_limits
 from tests.ssh.server import host_key, public
 from tests.ssh.test_openssh import OpenSshTestCase
 
@@ -57,17 +58,6 @@ class LineTests(SynchronousTestCase):
             "x y z",
         ):
             self.assertIsNone(AuthorizedKey.parse(line), line)
-
-    def test_limits_are_written_as_sshd_reads_them(self):
-        self.assertEqual(limits(), ())
-        self.assertEqual(limits(is_restricted=True), ("restrict",))
-        self.assertEqual(
-            limits(only_from=("10.0.0.0/8", "!*.b", "fe80::1"), is_restricted=True),
-            ("restrict", 'from="10.0.0.0/8,!*.b,fe80::1"'),
-        )
-        for pattern in ('a"', "a b", "a,b", "", "a\nb", "a\\"):
-            error = self.assertRaises(ValueError, limits, only_from=(pattern,))
-            self.assertIn("cannot stand in 'from='", str(error))
 
 
 class AuthorizeTests(SynchronousTestCase):
@@ -115,6 +105,64 @@ class AuthorizeTests(SynchronousTestCase):
         self.assertIn(back, (text, text + "\n"))
 
 
+class OwnLinesTests(SynchronousTestCase):
+    def test_the_line_of_an_older_version_becomes_todays(self):
+        text = f"{OTHERS}{NEW} pkengine\n{OTHERS}"
+        self.assertEqual(authorize(text, ENTRY), f"{OTHERS}{ENTRY}\n{OTHERS}")
+
+    def test_the_line_of_this_key_under_the_engines_former_name_is_its_own(self):
+        text = f"{NEW} pkengine@before\n{OTHERS}"
+        self.assertEqual(authorize(text, ENTRY), f"{ENTRY}\n{OTHERS}")
+
+    def test_an_older_version_of_another_engine_is_left_alone(self):
+        text = f"{OLD} pkengine\n"
+        self.assertEqual(authorize(text, ENTRY), f"{text}{ENTRY}\n")
+        self.assertIsNone(own_line(text, ENTRY))
+
+    def test_options_on_an_own_line_stay_where_none_are_wanted(self):
+        text = f'from="192.0.2.1" {NEW} pkengine\n{OLD} pkengine@engine1\n'
+        kept = AuthorizedKey(NEW, ('from="192.0.2.1"',), "pkengine@engine1")
+        entry = AuthorizedKey(NEW, (), "pkengine@engine1")
+        self.assertEqual(authorize(text, entry, keeps_options=True), f"{kept}\n")
+        self.assertEqual(authorize(text, entry), f"{entry}\n")
+
+
+class BesideTests(SynchronousTestCase):
+    def test_the_new_key_stands_behind_the_old_one_until_that_is_removed(self):
+        old = AuthorizedKey(OLD, (), "pkengine@engine1")
+        both = authorize(f"{OTHERS}{old}\n# end\n", ENTRY, beside=OLD)
+        self.assertEqual(both, f"{OTHERS}{old}\n{ENTRY}\n# end\n")
+        self.assertEqual(authorize(both, ENTRY, beside=OLD), both)
+        self.assertEqual(deauthorize(both, keys=[OLD]), f"{OTHERS}{ENTRY}\n# end\n")
+
+    def test_an_older_versions_line_is_found_by_the_old_key(self):
+        text = f"restrict {OLD} pkengine\n"
+        entry = AuthorizedKey(NEW, (), "pkengine@engine1")
+        heir = AuthorizedKey(NEW, ("restrict",), "pkengine@engine1")
+        self.assertEqual(authorize(text, entry, beside=OLD, keeps_options=True), f"{text}{heir}\n")
+
+    def test_somebody_elses_limits_hold_for_the_new_key_too(self):
+        by_hand = f'from="10.0.0.1" {OLD} put here by hand\n'
+        heir = f'from="10.0.0.1" {NEW} put here by hand\n'
+        both = authorize(f"{by_hand}{OTHERS}", ENTRY, beside=OLD)
+        self.assertEqual(both, f"{by_hand}{heir}{OTHERS}")
+        self.assertEqual(authorize(both, ENTRY, beside=OLD), both)
+        self.assertEqual(deauthorize(both, keys=[OLD]), f"{heir}{OTHERS}")
+
+    def test_without_the_old_key_the_new_one_is_just_added(self):
+        self.assertEqual(authorize(OTHERS, ENTRY, beside=OLD), f"{OTHERS}{ENTRY}\n")
+
+    @given(
+        st.permutations([f"{OLD} pkengine", f"{NEW} pkengine@engine1", f"{OLD} by hand", "# x"])
+    )
+    def test_in_whatever_order_the_lines_are_the_new_key_alone_is_left(self, lines):
+        text = "".join(f"{line}\n" for line in lines)
+        both = authorize(text, ENTRY, beside=OLD)
+        self.assertEqual(authorize(both, ENTRY, beside=OLD), both)
+        after = deauthorize(both, keys=[OLD]).splitlines()
+        self.assertEqual(sorted(after), sorted(["# x", f"{NEW} by hand"]))
+
+
 class DeauthorizeTests(SynchronousTestCase):
     def test_all_lines_with_the_marker_are_removed(self):
         text = f"{OLD} pkengine@engine1\n{OTHERS}{ENTRY}\n"
@@ -122,11 +170,11 @@ class DeauthorizeTests(SynchronousTestCase):
 
     def test_all_lines_with_the_key_are_removed(self):
         text = f"{OTHERS}{NEW}\nrestrict {NEW} by hand\n"
-        self.assertEqual(deauthorize(text, key=f"{NEW} a comment"), OTHERS)
+        self.assertEqual(deauthorize(text, keys=[NEW]), OTHERS)
 
     def test_a_file_without_it_stays_as_it_is(self):
         for text in ("", OTHERS, OTHERS[:-1], "\n\n"):
-            self.assertEqual(deauthorize(text, marker="pkengine@engine1", key=NEW), text)
+            self.assertEqual(deauthorize(text, marker="pkengine@engine1", keys=[NEW]), text)
 
 
 class SshdTests(OpenSshTestCase):
@@ -137,7 +185,7 @@ class SshdTests(OpenSshTestCase):
         entry = AuthorizedKey(str(self.identity.public), (), "pkengine@engine1")
         for only_from, is_let_in in ((("127.0.0.0/8",), True), (("192.0.2.1",), False)):
             server = self.serve(name=str(is_let_in))
-            options = limits(only_from=only_from, is_restricted=True)
+            options = parse_limits('restrict,from="{}"'.format(",".join(only_from)))
             marked = AuthorizedKey(entry.key, options, entry.comment)
             server.authorized_keys.write_text(authorize(OTHERS, marked))
             attempt = self.connect(server)

@@ -68,6 +68,13 @@ class Options(usage.Options):
             "How agents know the server at --agent-url: the pin of its key, or 'authority' for "
             "a certificate that their system trusts. [default: the pin of this engine's key]",
         ],
+        [
+            "authorized-keys-options",
+            None,
+            None,
+            "What limits this engine's SSH key in authorized_keys of hosts that are installed, "
+            "such as 'from=\"192.0.2.0/24\",restrict'. [default: nothing]",
+        ],
     ]
 
     def opt_version(self) -> None:
@@ -99,6 +106,7 @@ def makeService(options: Options) -> IService:
         terminal=_terminal(),
         agent_url=options["agent-url"],
         agent_server=options["agent-server"],
+        authorized_keys_options=options["authorized-keys-options"],
     )
     engine.started.addErrback(lambda _: _fail(reactor))
     return engine

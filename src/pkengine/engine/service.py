@@ -52,6 +52,9 @@ from pkengine.engine.user_administration import UserAdministration
 from pkengine.errors import PkengineError
 from pkengine.keys import KeyPair
 from pkengine.keys.files import write_atomically
+from pkengine.ssh.authorized_keys import MARKER
+from pkengine.ssh.identity import SshIdentity
+from pkengine.ssh.key_limits import parse_limits
 
 API_PATH = "/ovirt-engine/api"
 
@@ -71,13 +74,14 @@ class Engine(Service):
         agent_url: where hosts that are installed shall dial this engine; None where it dials
             them only.
         agent_server: how they know the HTTPS server there; see `DialIn.parse`.
+        authorized_keys_options: what limits the engine's key on hosts; see `parse_limits`.
 
     Attributes:
         clock: the reactor, as what tells the time.
         state: the state folder.
         key_pair: what agents know this engine by.
         https_key_pair: what clients of the API see.
-        ssh_identity: what it logs in to hosts with.
+        ssh_keys: what it logs in to hosts with.
         url: the root of the API while it listens, such as
             ``https://localhost:8443/ovirt-engine/api``.
         started: fires once, when the start is complete; fails with the reason if it is not.
@@ -90,6 +94,7 @@ class Engine(Service):
         KeyFileError: the state folder, or a key in it, cannot be used.
         InvalidTrustedProxies: they are malformed.
         InvalidEngineUrl, InvalidKeyText: what hosts shall be told about dialling is malformed.
+        InvalidKeyLimits: what limits the engine's key is malformed.
     """
 
     _log = Logger()
@@ -114,6 +119,7 @@ class Engine(Service):
         terminal: TextIO | None = None,
         agent_url: str | None = None,
         agent_server: str | None = None,
+        authorized_keys_options: str | None = None,
     ) -> None:
         self._terminal = terminal
         self.clock = self._reactor = reactor
@@ -132,7 +138,12 @@ class Engine(Service):
         try:
             self.key_pair: KeyPair = state.key_pair()
             self.https_key_pair: KeyPair = state.https_key_pair()
-            self.ssh_identity = state.ssh_identity()
+            self.ssh_keys = state.ssh_keys(f"{MARKER}@{self.name_at_agents}")
+            self._key_limits = (
+                parse_limits(authorized_keys_options)
+                if authorized_keys_options is not None
+                else None
+            )
             self._dial_in = (
                 DialIn.parse(agent_url, agent_server, own=self.https_key_pair.pin)
                 if agent_url is not None
@@ -141,6 +152,11 @@ class Engine(Service):
         except BaseException:
             os.close(self._lock)
             raise
+
+    @property
+    def ssh_identity(self) -> SshIdentity:
+        """The key by which it logs in to hosts that are added from now on."""
+        return self.ssh_keys.newest
 
     @property
     def name_at_agents(self) -> str:
@@ -213,7 +229,8 @@ class Engine(Service):
             reactor,
             key_pair=self.key_pair,
             name=self.name_at_agents,
-            ssh_identity=self.ssh_identity,
+            ssh_keys=self.ssh_keys,
+            key_limits=self._key_limits,
             trust=trust,
             arrivals=arrivals,
             bundles=self.state.bundles,

@@ -11,7 +11,7 @@ from pkengine.engine.store import Seal
 from pkengine.errors import EngineError, KeyFileError
 from pkengine.keys import KeyPair
 from pkengine.keys.files import make_private_directory
-from pkengine.ssh import SshIdentity
+from pkengine.ssh import SshKeyRing
 
 
 class StateFolder:
@@ -94,13 +94,16 @@ class StateFolder:
         """
         return Seal.load(self.directory / "secrets.key", is_in_use=is_in_use)
 
-    def ssh_identity(self) -> SshIdentity:
+    def ssh_keys(self, marker: str) -> SshKeyRing:
         """Give what the engine logs in to hosts with.
+
+        Args:
+            marker: by what it knows its own lines in ``authorized_keys``.
 
         Raises:
             KeyFileError: it cannot be read or made.
         """
-        return SshIdentity.load_or_create(self.directory / "ssh", comment="pkengine")
+        return SshKeyRing(self.directory / "ssh", comment=marker)
 
 
 def local_names() -> list[str]:

@@ -4,7 +4,7 @@ from pkengine.ssh.client import connect_again, connect_ssh, fetch_host_keys
 from pkengine.ssh.connection import SshConnection
 from pkengine.ssh.host_key_rotation import HostKeyUpdate
 from pkengine.ssh.host_keys import HostKeyJudgement, HostKeyPolicy
-from pkengine.ssh.identity import SshIdentity
+from pkengine.ssh.identity import SshIdentity, SshKeyKind, SshKeyRing
 from pkengine.ssh.key_agent import KeyAgent, connect_key_agent
 from pkengine.ssh.known_hosts import KnownHosts
 from pkengine.ssh.reach import SshTarget
@@ -21,6 +21,8 @@ __all__ = [
     "SshConnection",
     "SshCredentials",
     "SshIdentity",
+    "SshKeyKind",
+    "SshKeyRing",
     "SshTarget",
     "connect_again",
     "connect_key_agent",

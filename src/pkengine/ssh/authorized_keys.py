@@ -1,20 +1,24 @@
 """Lines of OpenSSH's ``authorized_keys`` (sshd(8), "AUTHORIZED_KEYS FILE FORMAT"); no IO.
 
-An engine knows its own line by a *marker*, which is the first word of the comment behind the key.
-Every function takes the text of a file and gives the new one, and leaves all lines as they are
-that it has no business with.  Doing it twice changes nothing.
+An engine knows its own lines by a *marker*, which is the first word of the comment behind the
+key, such as ``pkengine@engine1-0a1b2c3d``.  Every function takes the text of a file and gives the
+new one, and leaves all lines as they are that it has no business with.  Doing it twice changes
+nothing.
 
-This file needs the standard library only, as it also runs on hosts that have nothing else.
+This file needs the standard library only: it is carried to hosts that have nothing else.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+#: The first word of the comment of every engine's line; engines of today add ``@`` and a name.
+MARKER = "pkengine"
 
 #: One option: a name, and for some a quoted value in which a backslash stands before a quote.
-_OPTION = re.compile(r'[A-Za-z0-9-]+(?:="(?:\\"|[^"])*")?')
+OPTION = re.compile(r'([A-Za-z0-9-]+)(?:="((?:\\"|[^"])*)")?')
 _KEY_TYPE = re.compile(r"(?:ssh|ecdsa|sk-ssh|sk-ecdsa|rsa|webauthn)-[A-Za-z0-9@.-]+")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+=*")
 _MARKER = re.compile(r"[!-~]+")
@@ -43,7 +47,7 @@ class AuthorizedKey:
             return None
         if not _starts_with_key(text):
             while True:
-                option = _OPTION.match(text)
+                option = OPTION.match(text)
                 if option is None:
                     return None
                 options.append(option[0])
@@ -78,33 +82,23 @@ def _starts_with_key(text: str) -> bool:
     )
 
 
-def limits(*, only_from: Sequence[str] = (), is_restricted: bool = False) -> tuple[str, ...]:
-    """Give the options that limit what a key may do.
+def authorize(
+    text: str, entry: AuthorizedKey, *, beside: str | None = None, keeps_options: bool = False
+) -> str:
+    """Let a key in, by just one line of this engine's.
+
+    Its own lines are those that have the entry's marker, or one of the two keys and the marker
+    of an engine by another name, or of an older version.  The first of them becomes the entry,
+    the others go.  A line that has the key and was put there by somebody else, perhaps with
+    limits, is enough: it stays as it is, and no other one is added.
 
     Args:
-        only_from: addresses, networks and name patterns from which it is let in.
-        is_restricted: no terminal, no forwarding of anything, no ``~/.ssh/rc``.  Commands, and
-            with them deployment, are still possible.
-
-    Raises:
-        ValueError: a pattern cannot be written into the file.
-    """
-    for pattern in only_from:
-        if not re.fullmatch(r"[A-Za-z0-9:./*?!\[\]_%-]+", pattern):
-            raise ValueError(
-                f"{pattern!r} cannot stand in 'from=': expected an address, a network such as "
-                "10.0.0.0/8, or a name in which * and ? stand for others."
-            )
-    restrict = ("restrict",) if is_restricted else ()
-    return (*restrict, 'from="{}"'.format(",".join(only_from))) if only_from else restrict
-
-
-def authorize(text: str, entry: AuthorizedKey) -> str:
-    """Let a key in, by just one line that has the entry's marker.
-
-    A line with that marker is replaced where it stands, whatever key and options it has: so the
-    key is rotated, and its limits are changed.  A line that has the key, but not the marker, was
-    put there by somebody else, perhaps with limits: then that one stays, and none is added.
+        text: the file.
+        entry: the line.
+        beside: type and base64 of a key that the entry's takes the place of.  It stays let in
+            until it is given to `deauthorize`.  Where somebody else's line has it, the entry's
+            key is let in by a copy of that line, with its limits and its comment.
+        keeps_options: what limits an own line stays on it, instead of the entry's options.
 
     Raises:
         ValueError: the entry cannot be written into one line, or it has no marker.
@@ -114,48 +108,63 @@ def authorize(text: str, entry: AuthorizedKey) -> str:
     if not _MARKER.fullmatch(entry.marker):
         raise ValueError("An authorized key needs a marker: one word behind the key.")
     lines = _lines(text)
-    own = [at for at, line in enumerate(lines) if _is_marked(line, entry.marker)]
-    if any(_has_key(line, entry.key) for at, line in enumerate(lines) if at not in own):
-        return _without(lines, own)
-    if not own:
-        return "".join((*lines, f"{entry}\n"))
-    lines[own[0]] = f"{entry}\n"
-    return _without(lines, own[1:])
+    known = _keys(lines)
+    own = {n: key for n, key in known.items() if _is_own(key, entry, beside)}
+    others = {n: key for n, key in known.items() if n not in own}
+    is_let_in = any(key.key == entry.key for key in others.values())
+    copied = {n for n, key in others.items() if key.key == beside and not is_let_in}
+    needs_own = not is_let_in and not copied
+    if keeps_options and own:
+        model = next((key for key in own.values() if key.key == entry.key), min(own.items())[1])
+        entry = replace(entry, options=model.options)
+    result: list[str] = []
+    for n, line in enumerate(lines):
+        if n not in own or own[n].key == beside:
+            result.append(line)
+        if n in copied:
+            result.append(f"{replace(others[n], key=entry.key)}\n")
+        if needs_own and n == min(own, default=None):
+            result.append(f"{entry}\n")
+    if needs_own and not own:
+        result.append(f"{entry}\n")
+    return "".join(result)
 
 
-def deauthorize(text: str, *, marker: str | None = None, key: str | None = None) -> str:
-    """Let a key in no more: remove the lines that have a marker, or a key, whoever put it there.
+def own_line(text: str, entry: AuthorizedKey) -> AuthorizedKey | None:
+    """Give the line that `authorize` would replace by the entry, or None."""
+    keys = _keys(_lines(text)).values()
+    return next((key for key in keys if _is_own(key, entry, None)), None)
+
+
+def _is_own(line: AuthorizedKey, entry: AuthorizedKey, beside: str | None) -> bool:
+    return line.marker == entry.marker or (
+        line.key in (entry.key, beside)
+        and (line.marker == MARKER or line.marker.startswith(f"{MARKER}@"))
+    )
+
+
+def deauthorize(text: str, *, marker: str | None = None, keys: Collection[str] = ()) -> str:
+    """Let keys in no more: remove the lines that have a marker, or a key, whoever put it there.
 
     Args:
         text: the file.
         marker: that of an entry.
-        key: type and base64; what follows is not looked at.
+        keys: type and base64 of each.
     """
     lines = _lines(text)
-    gone = [
-        at
-        for at, line in enumerate(lines)
-        if (marker is not None and _is_marked(line, marker))
-        or (key is not None and _has_key(line, key))
+    kept = [
+        line
+        for line in lines
+        if (known := AuthorizedKey.parse(line)) is None
+        or (known.marker != marker and known.key not in keys)
     ]
-    return _without(lines, gone) if gone else text
+    return "".join(kept) if len(kept) < len(lines) else text
+
+
+def _keys(lines: list[str]) -> dict[int, AuthorizedKey]:
+    return {n: key for n, line in enumerate(lines) if (key := AuthorizedKey.parse(line))}
 
 
 def _lines(text: str) -> list[str]:
     """Split a file; its last line gets an end, as sshd does not need one there."""
     return [line + "\n" for line in text.removesuffix("\n").split("\n")] if text else []
-
-
-def _is_marked(line: str, marker: str) -> bool:
-    known = AuthorizedKey.parse(line)
-    return known is not None and known.marker == marker
-
-
-def _has_key(line: str, key: str) -> bool:
-    known = AuthorizedKey.parse(line)
-    return known is not None and known.key.split() == key.split()[:2]
-
-
-def _without(lines: Sequence[str], gone: Iterable[int]) -> str:
-    unwanted = set(gone)
-    return "".join(line for at, line in enumerate(lines) if at not in unwanted)

@@ -34,7 +34,12 @@ from pkengine.engine.deployment.layout import OWN_FOLDER, Layout
 from pkengine.engine.deployment.on_host.processes import Agent, agents
 from pkengine.engine.deployment.platform import Platform
 from pkengine.engine.model import StepStatus
-from pkengine.errors import AuthenticationError, DeploymentError, SudoRefused
+from pkengine.errors import (
+    AuthenticationError,
+    DeploymentError,
+    SshAuthenticationFailed,
+    SudoRefused,
+)
 from pkengine.keys import KeyPair, Pin
 from tests.engine.deployment.agent import PIN, pack, small_bundle
 from tests.engine.deployment.ssh_host import (
@@ -46,7 +51,7 @@ from tests.engine.deployment.ssh_host import (
 )
 
 ENGINE = TrustedPeer("engine-1", Pin(b"e" * 32))
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGmvk pkengine of engine-1"
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGmvk pkengine@engine-1"
 STEPS = ["probe", "upload", "check", "install", "init", "authorize", "start", "verify"]
 
 
@@ -521,13 +526,72 @@ class AuthorizedKeysTests(DeploymentTestCase):
         self.assertFalse((self.home / ".ssh").exists())
 
 
+class KeyProofTests(DeploymentTestCase):
+    """After the key was put there, it is tried."""
+
+    async def deploy_by(self, line: str, refusal: str = "", **changes: Any) -> DeployedAgent:
+        self.reports.clear()
+        tried = []
+
+        async def prove_key() -> None:
+            tried.append((self.home / ".ssh/authorized_keys").read_text())
+            if refusal:
+                raise SshAuthenticationFailed(refusal)
+
+        async def verify(pin: Pin) -> None:
+            self.verified.append(pin)
+
+        connection = LocalConnection(self.home)
+        connection.environment["SSH_CONNECTION"] = "192.0.2.7 40000 192.0.2.8 22"
+        deployed = await deploy(
+            connection,  # type: ignore[arg-type]
+            self.plan(authorized_key=line, **changes),
+            report=self.reports.append,
+            verify=verify,
+            prove_key=prove_key,
+        )
+        (there,) = tried
+        self.assertIn(KEY, there)
+        return deployed
+
+    def authorized(self) -> str:
+        return (self.home / ".ssh/authorized_keys").read_text()
+
+    async def test_a_key_that_gets_in_is_a_step_that_is_finished(self) -> None:
+        deployed = await self.deploy_by(KEY)
+        self.assertEqual("", deployed.key_refusal)
+        after = self.finished()[self.finished().index("authorize") :]
+        self.assertEqual(["authorize", "login", "start", "verify"], after)
+
+    async def test_a_key_that_is_kept_out_is_told_and_the_agent_is_there_all_the_same(
+        self,
+    ) -> None:
+        deployed = await self.deploy_by(f'from="10.0.0.1" {KEY}', "It refuses the key.")
+        for part in ("It refuses the key.", "at 192.0.2.7", "--authorized-keys-options"):
+            self.assertIn(part, deployed.key_refusal)
+        failed = [(r.name, r.detail) for r in self.reports if r.status is StepStatus.FAILED]
+        self.assertEqual([("login", deployed.key_refusal)], failed)
+        self.assertEqual([PIN], self.verified)
+
+    async def test_limits_that_keep_the_engine_out_give_way_to_those_before(self) -> None:
+        await self.deploy_by(f"restrict {KEY}")
+        deployed = await self.deploy_by(
+            f'from="10.0.0.1" {KEY}', "It refuses the key.", keeps_key_options=False
+        )
+        self.assertIn("was put back", deployed.key_refusal)
+        self.assertEqual(f"restrict {KEY}\n", self.authorized())
+        names = [report.name for report in self.reports]
+        self.assertLess(names.index("login"), names.index("start"))
+        self.assertNotIn("authorize", names[names.index("login") :])
+
+
 class UndeployTests(DeploymentTestCase):
     async def remove(self, key: str | None = None) -> None:
         self.reports.clear()
         await undeploy(
             LocalConnection(self.home),  # type: ignore[arg-type]
             report=self.reports.append,
-            authorized_key=key,
+            authorized_keys=[] if key is None else [key],
         )
 
     async def test_nothing_is_left_but_the_line_that_lets_the_engine_in(self) -> None:

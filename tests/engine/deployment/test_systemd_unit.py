@@ -191,7 +191,7 @@ class BootedHostTests(unittest.TestCase):
 
     async def test_undeploying_leaves_nothing(self) -> None:
         await self.deploy()
-        await undeploy(await self.log_in(), report=lambda _: None, authorized_key=KEY)
+        await undeploy(await self.log_in(), report=lambda _: None, authorized_keys=[KEY])
         left = await self.host.run(
             "ls -d /opt/pkagent /var/lib/pkagent /usr/local/bin/pkagent "
             "/etc/systemd/system/pkagent.service "

@@ -191,7 +191,7 @@ class FakeAccess:
         await _go(self.deploy_outcome)
         await verify(self.pin)
         report(upload(StepStatus.FINISHED, 100))
-        return SimpleNamespace(pin=self.pin)
+        return SimpleNamespace(pin=self.pin, key_refusal="")
 
     async def undeploy(self, connection: Any) -> None:
         await _go(self.undeploy_outcome)

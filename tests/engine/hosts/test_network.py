@@ -40,7 +40,7 @@ from pkengine.engine.model import Host, HostStatus
 from pkengine.engine.store import Store
 from pkengine.errors import AuthenticationError, ChannelError
 from pkengine.keys import KeyPair, Pin
-from pkengine.ssh import SshIdentity
+from pkengine.ssh import SshKeyRing
 from tests.engine.hosts.fakes import ADMIN, CAPABILITIES, STATS
 from tests.engine.hosts.keys import host_trust, pinned
 
@@ -97,7 +97,7 @@ class HostsTestCase(TestCase):
             reactor,
             key_pair=ENGINE_KEY,
             name="engine",
-            ssh_identity=SshIdentity.load_or_create(state / "ssh"),
+            ssh_keys=SshKeyRing(state / "ssh"),
             trust=self.trust,
             arrivals=self.arrivals,
             bundles=state / "bundles",

@@ -8,6 +8,7 @@ A deployment is a list of small named steps, in this order::
     install     put the version in use; the one before it is kept
     init        make the host's key on the host, write the engine's, bring the pin home
     authorize   let the engine's SSH key in, for later installs
+    login       log in by it, on a connection of its own
     start       start the agent under systemd, or under twistd where there is none
     verify      connect to it by the new keys; only then is the pin worth trusting
 
@@ -19,9 +20,9 @@ of them in one command, because a round trip to a distant host costs more than a
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -34,6 +35,7 @@ from pkengine.engine.deployment.steps import Progress, Report, StepReport
 from pkengine.engine.deployment.target import DeploymentHost, Place, Steps
 from pkengine.errors import PkengineError, SshError
 from pkengine.keys import Pin
+from pkengine.ssh.authorized_keys import AuthorizedKey
 
 if TYPE_CHECKING:
     from pkengine.ssh import SshConnection
@@ -54,6 +56,7 @@ class DeploymentPlan:
         bundle: the agent.
         engine_keys: the keys that the agent is to accept, of one or several engines.
         authorized_key: the line that lets an engine in by SSH later, or None for none.
+        keeps_key_options: options that the line has on the host already stay on it.
         agent_port: where the agent is to listen.
         dial: the engine that the agent is to dial, as ``pkagent init --dial`` reads it, or
             empty where engines dial only.  It holds no secret, for steps stand in the command
@@ -65,6 +68,7 @@ class DeploymentPlan:
     engine_keys: tuple[TrustedPeer, ...]
     authorized_key: str | None
     agent_port: int
+    keeps_key_options: bool = True
     dial: str = ""
     system: Layout = SYSTEM_LAYOUT
 
@@ -82,6 +86,7 @@ class DeployedAgent:
         service: ``systemd`` or ``twistd``.
         is_for_system: it runs as root, else for the user who was logged in.
         python: what it runs with, for a person to read.
+        key_refusal: why the engine's SSH key does not let it in, or empty.
     """
 
     pin: Pin
@@ -93,6 +98,19 @@ class DeployedAgent:
     service: str
     is_for_system: bool
     python: str
+    key_refusal: str = ""
+
+
+#: Logs in by a key and nothing else, or raises `SshError`.
+ProveKey = Callable[[], Awaitable[None]]
+
+
+class _Authorized(msgspec.Struct, frozen=True):
+    """What the step `authorize` says: from where the host sees the engine, and the line before."""
+
+    changed: bool
+    seen_from: str
+    before: str | None
 
 
 class _Initialized(msgspec.Struct, frozen=True):
@@ -109,6 +127,7 @@ async def deploy(
     *,
     report: Report,
     verify: Callable[[Pin], Awaitable[None]],
+    prove_key: ProveKey | None = None,
 ) -> DeployedAgent:
     """Bring the agent to a host, or bring what is there up to date.
 
@@ -117,6 +136,8 @@ async def deploy(
         plan: what the host is to have.
         report: is called with each change of a step.
         verify: connects to the agent, which must prove that key; has a deadline of its own.
+        prove_key: logs in by the key of `DeploymentPlan.authorized_key` and nothing else.  Where
+            that fails the deployment goes on, for the agent does not depend on it.
 
     Returns:
         The agent, which answered.  Whoever gets this may trust its pin; a deployment that
@@ -127,7 +148,7 @@ async def deploy(
     """
     progress = Progress(report)
     try:
-        return await _deploy(connection, plan, progress, verify)
+        return await _deploy(connection, plan, progress, verify, prove_key)
     except PkengineError as error:
         raise progress.failed(error) from error
     except BaseException:
@@ -139,7 +160,7 @@ async def undeploy(
     connection: SshConnection,
     *,
     report: Report,
-    authorized_key: str | None = None,
+    authorized_keys: Sequence[str] = (),
     system: Layout = SYSTEM_LAYOUT,
 ) -> None:
     """Stop the agent and remove everything that was installed, its keys too.
@@ -147,7 +168,7 @@ async def undeploy(
     Args:
         connection: it is not closed.
         report: is called with each change of a step.
-        authorized_key: the line of ``authorized_keys`` to remove as well, or None.
+        authorized_keys: the lines that let the engine in, for all of its keys; they go as well.
         system: where the agent is on a host that is managed by root.
 
     Raises:
@@ -155,7 +176,7 @@ async def undeploy(
     """
     progress = Progress(report)
     try:
-        await _undeploy(DeploymentHost(connection, system, progress), progress, authorized_key)
+        await _undeploy(DeploymentHost(connection, system, progress), progress, authorized_keys)
     except PkengineError as error:
         raise progress.failed(error) from error
     except BaseException:
@@ -168,6 +189,7 @@ async def _deploy(
     plan: DeploymentPlan,
     progress: Progress,
     verify: Callable[[Pin], Awaitable[None]],
+    prove_key: ProveKey | None,
 ) -> DeployedAgent:
     host = DeploymentHost(connection, plan.system, progress)
     progress.begin("probe")
@@ -176,6 +198,10 @@ async def _deploy(
     progress.finish()
 
     results = await host.perform(python, place, steps_before_start(plan, place), plan.bundle)
+    key_refusal = ""
+    if prove_key is not None and plan.authorized_key is not None:
+        authorized = msgspec.convert(results["authorize"], _Authorized)
+        key_refusal = await _prove_key(prove_key, authorized, host, python, place, progress)
     layout, unit = place.layout, place.unit(plan.agent_port)
     start = {
         "prefix": layout.prefix,
@@ -201,7 +227,38 @@ async def _deploy(
         service="twistd" if unit is None else "systemd",
         is_for_system=place.is_for_system,
         python=str(python),
+        key_refusal=key_refusal,
     )
+
+
+async def _prove_key(
+    prove_key: ProveKey,
+    authorized: _Authorized,
+    host: DeploymentHost,
+    python: Interpreter,
+    place: Place,
+    progress: Progress,
+) -> str:
+    """Log in by the engine's key; where that fails, put back the line before and say why."""
+    progress.begin("login")
+    try:
+        await prove_key()
+    except SshError as error:
+        refusal = f"Its authorized_keys has the engine's SSH key, which does not get in. {error}"
+        if authorized.seen_from:
+            refusal += (
+                f" The host sees this engine at {authorized.seen_from}: a 'from=' in "
+                "--authorized-keys-options has to let that in."
+            )
+        if authorized.before is not None:
+            await host.perform(
+                python, place, {"authorize": {"line": authorized.before}}, is_shown=False
+            )
+            refusal += " The engine's line that was there before was put back."
+        progress.missed(refusal)
+        return refusal
+    progress.finish()
+    return ""
 
 
 def steps_before_start(plan: DeploymentPlan, place: Place) -> Steps:
@@ -221,11 +278,16 @@ def steps_before_start(plan: DeploymentPlan, place: Place) -> Steps:
     if plan.dial:
         steps["init"]["dial"] = plan.dial
     if plan.authorized_key is not None:
-        steps["authorize"] = {"key": plan.authorized_key}
+        steps["authorize"] = {
+            "line": plan.authorized_key,
+            "keeps_options": plan.keeps_key_options,
+        }
     return steps
 
 
-async def _undeploy(host: DeploymentHost, progress: Progress, authorized_key: str | None) -> None:
+async def _undeploy(
+    host: DeploymentHost, progress: Progress, authorized_keys: Sequence[str]
+) -> None:
     progress.begin("probe")
     facts, place = await host.probe()
     if not facts.interpreters:
@@ -240,9 +302,15 @@ async def _undeploy(host: DeploymentHost, progress: Progress, authorized_key: st
             "unit": place.unit(0),
         }
     }
-    if authorized_key is not None:
-        steps["deauthorize"] = {"key": authorized_key}
+    if authorized_keys:
+        steps["deauthorize"] = forgetting(authorized_keys)
     await host.perform(facts.interpreters[0], place, steps)
+
+
+def forgetting(lines: Sequence[str]) -> dict[str, Any]:
+    """Give what the step `deauthorize` is to remove: all lines of the engine's, by any name."""
+    entries = [entry for line in lines if (entry := AuthorizedKey.parse(line))]
+    return {"marker": entries[0].marker or None, "keys": [entry.key for entry in entries]}
 
 
 def interpreter_for(plan: DeploymentPlan, facts: HostFacts, place: Place) -> Interpreter:

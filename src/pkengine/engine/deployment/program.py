@@ -10,8 +10,22 @@ from importlib import resources
 from typing import BinaryIO
 
 _PACKAGE = "pkengine.engine.deployment.on_host"
-#: In the order in which they import each other.
-_MODULES = ("step", "files", "versions", "authorized_keys", "processes", "agent_service", "main")
+#: In the order in which they import each other; what is not of that package runs here, too.
+_MODULES = (
+    "pkengine.ssh.authorized_keys",
+    *(
+        f"{_PACKAGE}.{name}"
+        for name in (
+            "step",
+            "files",
+            "versions",
+            "authorized_keys",
+            "processes",
+            "agent_service",
+            "main",
+        )
+    ),
+)
 
 _LOADER = """\
 import json, sys, types
@@ -22,14 +36,19 @@ sys.exit(module.main(json.loads(sys.argv[1])))
 """
 
 
+def sources() -> list[tuple[str, str]]:
+    """Give the name and the text of each module that is carried to a host."""
+    found = []
+    for name in _MODULES:
+        package, _, module = name.rpartition(".")
+        found.append((name, (resources.files(package) / f"{module}.py").read_text("utf-8")))
+    return found
+
+
 @functools.cache
 def program() -> bytes:
     """Give the program: Python that needs nothing but the standard library."""
-    folder = resources.files(_PACKAGE)
-    sources = [
-        (f"{_PACKAGE}.{name}", (folder / f"{name}.py").read_text("utf-8")) for name in _MODULES
-    ]
-    return _LOADER.format(sources=sources).encode("utf-8")
+    return _LOADER.format(sources=sources()).encode("utf-8")
 
 
 def program_command(python: str, steps: Iterable[tuple[str, float, Mapping[str, object]]]) -> str:

@@ -20,6 +20,7 @@ DESCRIPTIONS = {
     "install": "Put the agent in use",
     "init": "Make the host's key and exchange public keys",
     "authorize": "Let the engine's SSH key in",
+    "login": "Log in by the engine's SSH key",
     "start": "Start the agent",
     "verify": "Connect to the agent by the new keys",
     "restart": "Start the agent anew",
@@ -78,6 +79,11 @@ class Progress:
     def finish(self) -> None:
         """The step that is under way is done."""
         self._say(StepStatus.FINISHED)
+        self._current = ""
+
+    def missed(self, sentence: str) -> None:
+        """The step that is under way failed, and the others do not need it."""
+        self._say(StepStatus.FAILED, sentence)
         self._current = ""
 
     def failed(self, error: PkengineError) -> DeploymentError:

@@ -129,6 +129,8 @@ class DeploymentHost:
         place: Place,
         steps: Steps,
         bundle: AgentBundle | None = None,
+        *,
+        is_shown: bool = True,
     ) -> dict[str, Any]:
         """Perform steps on the host, in as few commands as their privileges allow.
 
@@ -137,6 +139,7 @@ class DeploymentHost:
             place: tells with which privileges.
             steps: are reported one by one.
             bundle: what the step `upload` sends, where that is one of them.
+            is_shown: report the steps.
 
         Returns:
             What came of each step.
@@ -152,7 +155,8 @@ class DeploymentHost:
                 python.path, [(name, deadlines_s[name], some[name]) for name in some]
             )
             timeout_s = sum(deadlines_s.values()) + _GRACE_S
-            self._progress.begin(next(iter(some)))
+            if is_shown:
+                self._progress.begin(next(iter(some)))
             try:
                 if "upload" in some and bundle is not None:
                     result = await self._upload(command, bundle, as_root, timeout_s)
@@ -163,8 +167,9 @@ class DeploymentHost:
             except SshCommandFailed as error:
                 raise self._failed_remotely(list(some), error) from error
             for name, outcome in parse_results(result.stdout).items():
-                self._progress.begin(name)
-                self._progress.finish()
+                if is_shown:
+                    self._progress.begin(name)
+                    self._progress.finish()
                 results[name] = outcome
             if results.keys() < some.keys():
                 raise SshError("the host ended before it was done, and does not say why.")

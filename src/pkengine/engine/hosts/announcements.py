@@ -89,6 +89,14 @@ class Announcements:
             EventCode.HOST_INSTALL_FAILED, Severity.ERROR, text, host=host, origin=origin
         )
 
+    def key_refused(self, host: Host, reason: str, origin: Origin) -> Event:
+        """The engine's SSH key was put on a host, and does not let it in there."""
+        text = (
+            f"Host {host.name} was installed, but later installations and upgrades will need a "
+            f"password. {reason}"
+        )
+        return self._warning(EventCode.ENGINE_KEY_REFUSED, text, host, origin)
+
     def updated(self, host: Host, differences: Sequence[str], origin: Origin) -> Event:
         """Somebody changed what is stored."""
         what = "; ".join(differences)

@@ -130,11 +130,15 @@ class Installer:
             )
             return replace(advance(installed, trigger), keys=(key,))
 
-        await self._registry.change(
-            host.id,
-            trust,
-            lambda host: [self._registry.announcements.installed(host, deployed.pin, origin)],
-        )
+        def tell(host: Host) -> list[Event]:
+            events = [self._registry.announcements.installed(host, deployed.pin, origin)]
+            if deployed.key_refusal:
+                events.append(
+                    self._registry.announcements.key_refused(host, deployed.key_refusal, origin)
+                )
+            return events
+
+        await self._registry.change(host.id, trust, tell)
 
     async def _failed(self, host: Host, reason: str, origin: Origin) -> None:
         """Note the failure, unless the success was on its way to the disk already."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,13 @@ from pkengine.ssh import (
     SshConnection,
     SshCredentials,
     SshIdentity,
+    SshKeyRing,
     SshTarget,
+    connect_again,
     connect_ssh,
     fetch_host_keys,
 )
+from pkengine.ssh.authorized_keys import AuthorizedKey
 
 CONNECT_TIMEOUT_S = 20.0
 
@@ -46,11 +50,13 @@ class NetworkAccess:
         reactor: the reactor.
         key_pair: what agents know this engine by.
         name: what agents call this engine; unlike that of any other engine.
-        ssh_identity: logs in where no password is given.
+        ssh_keys: log in where no password is given.
         trust: the keys of the hosts.
         arrivals: the agents that have dialled in.
         dial_in: what hosts that are installed are told about dialling, or None.
         bundles: the folder for the archives that carry the agent.
+        key_limits: the options of this engine's line in ``authorized_keys``; None leaves those
+            that the line has on a host.
     """
 
     def __init__(
@@ -59,16 +65,18 @@ class NetworkAccess:
         *,
         key_pair: KeyPair,
         name: str,
-        ssh_identity: SshIdentity,
+        ssh_keys: SshKeyRing,
         trust: ITrustStore,
         arrivals: Arrivals,
         bundles: Path,
         dial_in: DialIn | None = None,
+        key_limits: Sequence[str] | None = None,
     ) -> None:
         self._reactor = reactor
         self._key_pair = key_pair
         self._name = name
-        self._ssh_identity = ssh_identity
+        self._ssh_keys = ssh_keys
+        self._key_limits = key_limits
         self._trust = trust
         self._trusted = PinAuthenticator(key_pair, trust)
         self._arrivals = arrivals
@@ -80,7 +88,7 @@ class NetworkAccess:
     ) -> SshConnection:
         """See `HostAccess`; with both, the password is for sudo."""
         credentials = (
-            SshCredentials(key=self._ssh_identity.private_key, sudo_password=password)
+            SshCredentials(keys=self._ssh_keys.private_keys, sudo_password=password)
             if use_key
             else SshCredentials(password=password)
         )
@@ -96,21 +104,43 @@ class NetworkAccess:
         self, connection: Any, host: Host, *, report: Report, verify: Verify
     ) -> DeployedAgent:
         """See `HostAccess`."""
-        return await deploy(connection, await self._plan(host), report=report, verify=verify)
+
+        async def prove_key() -> None:
+            await self._prove_key(connection, self._ssh_keys.newest)
+
+        return await deploy(
+            connection,
+            await self._plan(host),
+            report=report,
+            verify=verify,
+            prove_key=prove_key,
+        )
+
+    async def _prove_key(self, connection: SshConnection, identity: SshIdentity) -> None:
+        credentials = SshCredentials(keys=(identity.private_key,))
+        again = await connect_again(
+            self._reactor, connection, credentials, timeout_s=CONNECT_TIMEOUT_S
+        )
+        await again.close()
 
     async def undeploy(self, connection: Any) -> None:
         """See `HostAccess`."""
-        line = self._ssh_identity.authorized_keys_line
-        await undeploy(connection, report=lambda step: None, authorized_key=line)
+        lines = [identity.authorized_keys_line for identity in self._ssh_keys.identities]
+        await undeploy(connection, report=lambda step: None, authorized_keys=lines)
 
     async def _plan(self, host: Host) -> DeploymentPlan:
         return DeploymentPlan(
             bundle=await deferToThread(build_bundle, self._bundles),
             engine_keys=(TrustedPeer(self._name, self._key_pair.pin),),
-            authorized_key=self._ssh_identity.authorized_keys_line,
+            authorized_key=self._authorized_key(self._ssh_keys.newest),
+            keeps_key_options=self._key_limits is None,
             agent_port=host.port,
             dial=self._dial_in.settings(self._name, host.mechanism) if self._dial_in else "",
         )
+
+    def _authorized_key(self, identity: SshIdentity) -> str:
+        options = tuple(self._key_limits or ())
+        return str(AuthorizedKey(str(identity.public), options, identity.comment))
 
     async def bundle_hash(self) -> str:
         """See `HostAccess`."""

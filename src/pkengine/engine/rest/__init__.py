@@ -121,7 +121,7 @@ def site(engine: ServedEngine) -> IResource:
     )
     sign_on = SignOn(engine.accounts, engine.events)
     public_keys = PublicKeys(
-        engine.ssh_identity.public,
+        lambda: engine.ssh_identity.public,
         engine.key_pair.certificate_pem(),
         engine.https_key_pair.certificate_pem(),
     )

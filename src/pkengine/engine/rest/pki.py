@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from klein import Klein
 from twisted.python.failure import Failure
@@ -28,13 +28,16 @@ class PublicKeys:
     of the HTTPS listener, so that who downloads and checks it can verify the engine.
 
     Args:
-        ssh_key: what the engine logs in to hosts with.
+        ssh_key: gives what the engine logs in to hosts with.
         engine_certificate: what agents know the engine by, in PEM.
         https_certificate: what clients of the API see, in PEM.
     """
 
     def __init__(
-        self, ssh_key: SshPublicKey, engine_certificate: bytes, https_certificate: bytes
+        self,
+        ssh_key: Callable[[], SshPublicKey],
+        engine_certificate: bytes,
+        https_certificate: bytes,
     ) -> None:
         self._ssh_key = ssh_key
         self._certificates = {
@@ -59,7 +62,7 @@ class PublicKeys:
         """
         if not alias.isprintable() or len(alias) > 100:
             raise BadRequest("The alias has to be at most 100 printable characters.")
-        return f"{self._ssh_key} {alias}".rstrip().encode() + b"\n"
+        return f"{self._ssh_key()} {alias}".rstrip().encode() + b"\n"
 
     def _get(self, request: Request) -> None:
         try:

@@ -3,51 +3,55 @@
 from __future__ import annotations
 
 import os
-import stat
+from collections.abc import Callable
 from typing import Any
 
-from pkengine.engine.deployment.on_host.files import relabel, write
+from pkengine.engine.deployment.on_host.files import edit, relabel
+from pkengine.engine.deployment.on_host.step import StepFailed
+from pkengine.ssh.authorized_keys import AuthorizedKey, own_line
+from pkengine.ssh.authorized_keys import authorize as with_key
+from pkengine.ssh.authorized_keys import deauthorize as without_keys
 
 
-def authorize(*, key: str) -> dict[str, Any]:
-    """Let an SSH public key in, beside those that are let in already."""
-    folder = os.path.expanduser("~/.ssh")
-    path = os.path.join(folder, "authorized_keys")
+def authorize(
+    *, line: str, beside: str | None = None, keeps_options: bool = False
+) -> dict[str, Any]:
+    """Let an engine's SSH key in; see `pkengine.ssh.authorized_keys.authorize`.
+
+    It says from where the host sees the engine, for ``from=`` is compared with that, and which
+    line of the engine's was there before.
+    """
+    entry = AuthorizedKey.parse(line)
+    if entry is None:
+        raise StepFailed(f"{line[:80]!r} is no line of an authorized_keys file.")
+    before: AuthorizedKey | None = None
+
+    def change(text: str) -> str:
+        nonlocal before
+        before = own_line(text, entry)
+        return with_key(text, entry, beside=beside, keeps_options=keeps_options)
+
+    return {
+        "changed": _edit(change),
+        "seen_from": os.environ.get("SSH_CONNECTION", "").split(" ")[0],
+        "before": str(before) if before else None,
+    }
+
+
+def deauthorize(*, keys: list[str], marker: str | None = None) -> dict[str, Any]:
+    """Let SSH keys in no more; other lines stay as they are."""
+    if not os.path.exists(_path()):
+        return {"changed": False}
+    return {"changed": _edit(lambda text: without_keys(text, marker=marker, keys=keys))}
+
+
+def _path() -> str:
+    return os.path.expanduser("~/.ssh/authorized_keys")
+
+
+def _edit(change: Callable[[str], str]) -> bool:
+    folder = os.path.dirname(_path())
     if not os.path.isdir(folder):
         os.mkdir(folder, 0o700)
         relabel(folder)
-    lines = _read_lines(path)
-    if any(_has_key(line, key) for line in lines):
-        return {"changed": False}
-    # One write at the end: other lines, owner, mode and links stay what they are.
-    text = f"{key}\n" if not lines or lines[-1].endswith("\n") else f"\n{key}\n"
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(descriptor)
-    relabel(path)
-    return {"changed": True}
-
-
-def deauthorize(*, key: str) -> dict[str, Any]:
-    """Let an SSH public key in no more; other lines stay as they are."""
-    path = os.path.realpath(os.path.expanduser("~/.ssh/authorized_keys"))
-    lines = _read_lines(path)
-    kept = [line for line in lines if not _has_key(line, key)]
-    if len(kept) < len(lines):
-        write(path, "".join(kept), stat.S_IMODE(os.stat(path).st_mode))
-    return {"changed": len(kept) < len(lines)}
-
-
-def _read_lines(path: str) -> list[str]:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as stream:
-            return stream.readlines()
-    except FileNotFoundError:
-        return []
-
-
-def _has_key(line: str, key: str) -> bool:
-    """Tell whether a line, which may begin with options, has that key."""
-    return not line.lstrip().startswith("#") and key.split()[1] in line.split()
+    return edit(_path(), change)
