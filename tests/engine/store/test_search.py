@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime
 import uuid
 from dataclasses import asdict, dataclass, field
+from typing import TypeAlias
 
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import (
     Column,
+    Engine,
     Integer,
     MetaData,
     String,
@@ -72,9 +74,24 @@ FIELDS: in_memory.Fields = {
 }
 
 
+Pattern: TypeAlias = tuple[str, str, str, bool]
+
+given_patterns = given(
+    st.tuples(
+        st.sampled_from(("name", "note")),
+        st.sampled_from(("=", "!=", "~")),
+        st.text(alphabet='*%_?[]\\abdewB12"', max_size=6),
+        st.booleans(),
+    )
+)
+
+
 class SqlSearchTests(SynchronousTestCase):
+    def database(self) -> Engine:
+        return create_engine("sqlite://", poolclass=StaticPool)
+
     def setUp(self) -> None:
-        engine = create_engine("sqlite://", poolclass=StaticPool)
+        engine = self.database()
         self.addCleanup(engine.dispose)
         self.connection = engine.connect()
         self.addCleanup(self.connection.close)
@@ -93,19 +110,16 @@ class SqlSearchTests(SynchronousTestCase):
         )
         return list(self.connection.execute(statement).scalars())
 
-    @given(
-        st.sampled_from(("name", "note")),
-        st.sampled_from(("=", "!=", "~")),
-        st.text(alphabet='*%_?[]\\abdewB12"', max_size=6),
-        st.booleans(),
-    )
-    def test_patterns_mean_the_same_in_sql_and_in_memory(
-        self, name: str, operator: str, value: str, case_sensitive: bool
-    ) -> None:
+    def check_pattern(self, pattern: Pattern) -> None:
+        name, operator, value, case_sensitive = pattern
         text = f'{name} {operator} "{value.replace(chr(34), "")}"'
         expected = in_memory.parse(text, FIELDS, case_sensitive=case_sensitive)
         found = self.find(text, case_sensitive=case_sensitive)
         self.assertEqual(found, [thing.name for thing in expected.apply(THINGS, None)])
+
+    @given_patterns
+    def test_patterns_mean_the_same_in_sql_and_in_memory(self, pattern: Pattern) -> None:
+        self.check_pattern(pattern)
 
     def test_conditions_mean_the_same_in_sql_and_in_memory(self) -> None:
         for text in (

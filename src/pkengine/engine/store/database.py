@@ -22,6 +22,8 @@ T = TypeVar("T")
 #: How long a statement waits for a lock that another process holds on an SQLite file.
 _BUSY_TIMEOUT_MS = 10_000
 _THREADS = 4
+#: How often a write is tried that meets others.
+_ATTEMPTS = 50
 _DIALECTS = {
     "sqlite": "sqlite+pysqlite",
     "sqlite+pysqlite": "sqlite+pysqlite",
@@ -56,7 +58,8 @@ class Store:
         threads: run the queries.
 
     A query is a plain function whose first argument is a connection.  `read` and `write`
-    run it in a thread, in one transaction, which is taken back when the function raises.
+    run it in a thread, in one transaction, which is taken back when the function raises.  A
+    function that writes may be run more than once, each time from the start.
     """
 
     def __init__(
@@ -176,22 +179,38 @@ def transaction(
 ) -> T:
     """Run a query in this thread, in one transaction.
 
+    A write is as if it were alone.  SQLite lets one in at a time; PostgreSQL ends one that met
+    another, and then it is run again from the start.
+
     Raises:
         StoreError: the database fails.
         sqlalchemy.exc.IntegrityError: a constraint forbids the change.
     """
-    try:
-        with (
-            database.connect().execution_options(is_write=is_write) as connection,
-            connection.begin(),
-        ):
-            return query(connection, *args, **kwargs)
-    except IntegrityError:
-        raise
-    except SQLAlchemyError as error:
-        raise StoreError(
-            f"The database {_name(database.url)} cannot be used: {_reason(error)}."
-        ) from error
+    options: dict[str, Any] = {"is_write": is_write}
+    if is_write and database.dialect.name == "postgresql":
+        options["isolation_level"] = "SERIALIZABLE"
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            with (
+                database.connect().execution_options(**options) as connection,
+                connection.begin(),
+            ):
+                return query(connection, *args, **kwargs)
+        except IntegrityError:
+            raise
+        except SQLAlchemyError as error:
+            if attempt < _ATTEMPTS and _met_another(error):
+                continue
+            raise StoreError(
+                f"The database {_name(database.url)} cannot be used: {_reason(error)}."
+            ) from error
+    raise AssertionError("The last attempt returns or raises.")
+
+
+def _met_another(error: SQLAlchemyError) -> bool:
+    """Tell whether PostgreSQL ended a transaction for the sake of another one."""
+    original = error.orig if isinstance(error, DBAPIError) else None
+    return getattr(original, "sqlstate", None) in ("40001", "40P01")
 
 
 def _thread_pool() -> ThreadPool:

@@ -8,7 +8,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, text
 
 from pkengine.engine.store.schema import metadata
 from pkengine.errors import StoreError
@@ -28,6 +28,7 @@ def migrate(connection: Connection) -> None:
     Raises:
         StoreError: a newer pkengine, or another program, made the tables.
     """
+    _keep_others_out(connection)
     config = configuration()
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     found = MigrationContext.configure(connection).get_current_revision()
@@ -46,3 +47,10 @@ def migrate(connection: Connection) -> None:
         )
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+def _keep_others_out(connection: Connection) -> None:
+    """Let one engine after the other do this; the later one sees what the first has done."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET TRANSACTION ISOLATION LEVEL READ COMMITTED"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('pkengine migrations'))"))

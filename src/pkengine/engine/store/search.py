@@ -163,7 +163,10 @@ def apply(
         )
     if search.sort is not None:
         key = fields[search.sort].sort_key()
-        statement = statement.order_by(key.desc() if search.descending else key.asc())
+        # What is not known comes before all that is, on every database.
+        statement = statement.order_by(
+            key.desc().nulls_last() if search.descending else key.asc().nulls_first()
+        )
     return statement.order_by(otherwise).limit(limit).offset((search.page - 1) * limit)
 
 
