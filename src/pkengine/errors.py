@@ -102,7 +102,17 @@ class CallRefused(ChannelError):
 
 
 class SshError(PkengineError):
-    """Something went wrong on the way to a host by SSH."""
+    """Something went wrong on the way to a host by SSH.
+
+    Attributes:
+        jump: the jump host at which it did; empty where it was the host itself.
+    """
+
+    jump = ""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"At the jump host {self.jump}, on the way: {text}" if self.jump else text
 
 
 class HostUnreachable(SshError):

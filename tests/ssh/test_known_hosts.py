@@ -104,6 +104,14 @@ class WritingTests(SynchronousTestCase):
         self.assertNotEqual(line, str(known_host("node1", 22, RSA, is_hashed=True)))
 
 
+class PortTests(SynchronousTestCase):
+    def test_authorities_and_revoked_keys_of_a_name_are_those_of_all_its_ports(self):
+        lines = (f"@cert-authority *.org {ED25519}", f"@revoked a.org {RSA}", f"a.org {ED25519}")
+        policy = KnownHosts.parse("\n".join(lines)).policy("a.org", 2222)
+        self.assertEqual((policy.authorities, policy.revoked), ((ED25519,), (RSA,)))
+        self.assertEqual(policy.stored, ())
+
+
 class SshKeygenTests(SynchronousTestCase):
     if shutil.which("ssh-keygen") is None:
         skip = "ssh-keygen is not installed (Debian: openssh-client)"

@@ -15,6 +15,7 @@ from pkengine.auth.peer import PeerKey
 from pkengine.channel.verbs import Capabilities, HardwareInfo
 from pkengine.keys import Secret, SshFingerprint, SshPublicKey
 from pkengine.listening import AGENT_PORT
+from pkengine.ssh.known_hosts import KnownHost
 
 DEFAULT_SSH_PORT = 22
 DEFAULT_SSH_USER = "root"
@@ -44,7 +45,9 @@ class HostKeySource(enum.Enum):
 
     GIVEN_FINGERPRINT = "given_fingerprint"
     GIVEN_KEY = "given_key"
-    STORED = "stored"
+    KNOWN_HOSTS = "known_hosts"
+    CERTIFICATE = "certificate"
+    DNS = "dns"
     FIRST_USE = "first_use"
     APPROVED = "approved"
     PROVED = "proved"
@@ -91,6 +94,20 @@ class Cluster:
     comment: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class JumpHost:
+    """A machine on the way to a host, as by ``ssh -J``; its keys are among the known ones."""
+
+    address: str
+    port: int = DEFAULT_SSH_PORT
+    user: str = DEFAULT_SSH_USER
+
+    def __str__(self) -> str:
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        port = "" if self.port == DEFAULT_SSH_PORT else f":{self.port}"
+        return f"{self.user}@{address}{port}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostSsh:
     """How a host is reached by SSH, and its key.
@@ -100,6 +117,7 @@ class HostSsh:
         public_key: the host key that was judged and kept, or None before the first login.
         key_source: how that key came to be trusted.
         proved_keys: others that the host has, as it proved when it showed that key.
+        jumps: the machines on the way, the one next to the engine first.
     """
 
     port: int = DEFAULT_SSH_PORT
@@ -108,6 +126,7 @@ class HostSsh:
     public_key: SshPublicKey | None = None
     key_source: HostKeySource | None = None
     proved_keys: tuple[SshPublicKey, ...] = ()
+    jumps: tuple[JumpHost, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,12 +190,30 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JumpLogin:
+    """What a request says about a machine on the way.
+
+    Attributes:
+        password: used for this request only and stored nowhere; without one the engine logs
+            in by its own key.
+        fingerprint, public_key: what the machine's key must be, at most one of the two; where
+            neither is given, what is known of it counts.
+    """
+
+    host: JumpHost
+    password: Secret | None = None
+    fingerprint: SshFingerprint | None = None
+    public_key: SshPublicKey | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SshLogin:
     """What a request says about logging in to a host; what is None is left as stored.
 
     Attributes:
         authentication_method: None means a password where one is given, else the key.
         password: used for this request only and stored nowhere.
+        jumps: the way to the host; empty is the direct one.
     """
 
     port: int | None = None
@@ -185,6 +222,7 @@ class SshLogin:
     password: Secret | None = None
     fingerprint: SshFingerprint | None = None
     public_key: SshPublicKey | None = None
+    jumps: tuple[JumpLogin, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +266,46 @@ class Origin:
     user: str = ""
     address: str = ""
     correlation_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownKey:
+    """A line of what is known of SSH host keys, beside the stored keys of the hosts.
+
+    Attributes:
+        line: which key is meant, for which names, and whether it is revoked or signs.
+        source: how it came to be known.
+        user: who gave it.
+    """
+
+    id: uuid.UUID
+    line: KnownHost
+    source: HostKeySource
+    user: str
+    added: datetime.datetime
+
+
+class KeyStanding(enum.Enum):
+    """What is known of a key that is shown at an address where no host is yet."""
+
+    KNOWN = "known"
+    UNKNOWN = "unknown"
+    MISMATCH = "mismatch"
+    REVOKED = "revoked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownKey:
+    """A key that is shown at an address.
+
+    Attributes:
+        standing: `MISMATCH` says that others are known, and none of them was shown.
+        source: what vouches for it where it is known.
+    """
+
+    key: SshPublicKey
+    standing: KeyStanding = KeyStanding.UNKNOWN
+    source: HostKeySource | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,10 +32,13 @@ from pkengine.engine.events import EventCode, Events
 from pkengine.engine.hosts.arrivals import Arrivals
 from pkengine.engine.hosts.dial_in import DialIn
 from pkengine.engine.hosts.entrance import Entrance
+from pkengine.engine.hosts.known_keys import KnownKeys
 from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.network import NetworkAccess
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.hosts.service import Hosts
+from pkengine.engine.hosts.ssh_logins import SshLogins
+from pkengine.engine.hosts.ssh_ways import SshWays
 from pkengine.engine.hosts.trust import HostTrust
 from pkengine.engine.hosts.watch import Patience
 from pkengine.engine.https import listen_https, origin_of
@@ -236,6 +239,8 @@ class Engine(Service):
             bundles=self.state.bundles,
             dial_in=self._dial_in,
         )
+        known_keys = KnownKeys(store, self.events, reactor)
+        ways = SshWays(SshLogins(reactor, self.ssh_keys), known_keys)
         monitor = Monitor(registry, access.connect, reactor, patience=self._patience)
         self._entrance = Entrance(
             reactor,
@@ -251,6 +256,8 @@ class Engine(Service):
             events=self.events,
             jobs=self.jobs,
             access=access,
+            ways=ways,
+            known_keys=known_keys,
             monitor=monitor,
             own_pin=self.key_pair.pin,
             clock=reactor,

@@ -1,6 +1,6 @@
 """Reach a host by SSH: judge its key, log in, run commands, upload."""
 
-from pkengine.ssh.client import connect_again, connect_ssh, fetch_host_keys
+from pkengine.ssh.client import connect_again, connect_ssh, fetch_host_keys, judge_host_key
 from pkengine.ssh.connection import SshConnection
 from pkengine.ssh.host_key_rotation import HostKeyUpdate
 from pkengine.ssh.host_keys import HostKeyJudgement, HostKeyPolicy
@@ -28,4 +28,5 @@ __all__ = [
     "connect_key_agent",
     "connect_ssh",
     "fetch_host_keys",
+    "judge_host_key",
 ]

@@ -7,7 +7,12 @@ from twisted.internet.defer import TimeoutError
 from pkengine.errors import SshConnectionLost
 from pkengine.keys import SshPublicKey
 from pkengine.ssh.connection import SshConnection
-from pkengine.ssh.host_keys import HostKeyCollector, HostKeyPolicy, HostKeyVerifier
+from pkengine.ssh.host_keys import (
+    HostKeyCollector,
+    HostKeyJudgement,
+    HostKeyPolicy,
+    HostKeyVerifier,
+)
 from pkengine.ssh.reach import (
     DEFAULT_PORT,
     Deadline,
@@ -175,3 +180,25 @@ async def fetch_host_keys(
         if not missing:
             return keys
         collector = HostKeyCollector(missing[:1])
+
+
+async def judge_host_key(
+    reactor: IReactor,
+    target: SshTarget,
+    policy: HostKeyPolicy,
+    *,
+    through: SshConnection | None = None,
+    timeout_s: float = 10.0,
+) -> HostKeyJudgement:
+    """Judge a host's key as `connect_ssh` does, and go away.
+
+    Raises:
+        HostUnreachable, HostKeyRefused: as for `connect_ssh`.
+    """
+    deadline = Deadline(reactor, timeout_s)
+    verifier = HostKeyVerifier(str(target), policy, name=target.address, now=reactor.seconds)
+    transport = await reach(reactor, target, verifier, deadline, _carrier(through))
+    transport.end(SshConnectionLost(f"The key of {target} was judged."))
+    await transport.when_lost()
+    assert verifier.judgement is not None
+    return verifier.judgement

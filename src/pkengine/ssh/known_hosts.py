@@ -127,7 +127,8 @@ class KnownHosts:
         """Tell what a host's key is to be compared with.
 
         Keys of types that are not understood are left out.  A host of which the file says
-        nothing gets a policy of trust on first use, save for revoked keys.
+        nothing gets a policy of trust on first use, save for revoked keys.  As for OpenSSH,
+        authorities and revoked keys of a name are those of all its ports.
         """
 
         def keys(marker: Marker) -> tuple[SshPublicKey, ...]:
@@ -137,7 +138,7 @@ class KnownHosts:
                     for line in self.lines
                     if line.marker == marker
                     and line.key.key_type in SIGNATURE_ALGORITHMS
-                    and line.is_for(address, port)
+                    and (line.is_for(address, port) or (marker and line.is_for(address)))
                 )
             )
 

@@ -28,15 +28,17 @@ from pkengine.channel.verbs import (
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.deployment.steps import StepReport
 from pkengine.engine.events import Events
+from pkengine.engine.hosts.known_keys import KnownKeys
 from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.hosts.service import Hosts
+from pkengine.engine.hosts.ssh_ways import SshWays
 from pkengine.engine.hosts.watch import Patience
 from pkengine.engine.jobs import Jobs
 from pkengine.engine.model import Host, HostStatus, NewHost, Origin, SshLogin, StepStatus
 from pkengine.engine.store import Store
-from pkengine.errors import ChannelClosed
-from pkengine.keys import Pin, Secret, SshPublicKey
+from pkengine.errors import ChannelClosed, HostKeyMismatch
+from pkengine.keys import Pin, Secret, SshFingerprint, SshPublicKey
 from pkengine.ssh import HostKeyJudgement, HostKeyPolicy, SshTarget
 from tests.engine.hosts.keys import host_trust
 from tests.engine.store.inline import InlineReactor, InlineThreads
@@ -91,8 +93,9 @@ class FakeSsh:
 
     authenticated_by = "password"
 
-    def __init__(self, judgement: HostKeyJudgement) -> None:
+    def __init__(self, judgement: HostKeyJudgement, through: FakeSsh | None = None) -> None:
         self.judgement = judgement
+        self.through = through
         self.is_open = True
         self.proved: Any = None
 
@@ -102,6 +105,8 @@ class FakeSsh:
 
     async def close(self) -> None:
         self.is_open = False
+        if self.through is not None:
+            await self.through.close()
 
 
 class FakeChannel:
@@ -159,8 +164,11 @@ class FakeAccess:
     shown: SshPublicKey = HOST_KEY
     proved: Any = None
     offered: list[SshPublicKey] = field(default_factory=lambda: [HOST_KEY])
+    fingerprints: tuple[SshFingerprint, ...] = ()
     pin: Pin = AGENT_PIN
-    judged_as: str = "given_fingerprint"
+    judged_as: Any = None
+    next_log_in_outcome: Any = None
+    published_outcome: Any = None
     logins: list[tuple[SshTarget, HostKeyPolicy, Secret | None, bool]] = field(
         default_factory=list
     )
@@ -173,16 +181,36 @@ class FakeAccess:
     most_dialling: int = 0
 
     async def log_in(
-        self, target: SshTarget, policy: HostKeyPolicy, *, password: Secret | None, use_key: bool
+        self,
+        target: SshTarget,
+        policy: HostKeyPolicy,
+        *,
+        password: Secret | None,
+        use_key: bool,
+        through: Any = None,
     ) -> FakeSsh:
         self.logins.append((target, policy, password, use_key))
         await _go(self.log_in_outcome)
-        connection = FakeSsh(HostKeyJudgement(self.shown, policy.source))
+        if self.next_log_in_outcome is not None:
+            await _go(self.next_log_in_outcome())
+        judgement = HostKeyJudgement(self.shown, self.judged_as or policy.source)
+        connection = FakeSsh(judgement, through)
         connection.proved = self.proved
         self.connections.append(connection)
         return connection
 
-    async def host_keys(self, address: str, port: int) -> list[SshPublicKey]:
+    async def judge(
+        self, target: SshTarget, policy: HostKeyPolicy, *, through: Any = None
+    ) -> HostKeyJudgement:
+        raise HostKeyMismatch("There is no certificate.")
+
+    async def published(self, name: str) -> tuple[SshFingerprint, ...]:
+        await _go(self.published_outcome)
+        return self.fingerprints
+
+    async def host_keys(
+        self, address: str, port: int, *, through: Any = None
+    ) -> list[SshPublicKey]:
         await _go(self.host_keys_outcome)
         return self.offered
 
@@ -254,12 +282,15 @@ class HostsTestCase(SynchronousTestCase):
             dials_at_once=self.dials_at_once,
             uniform=lambda: 1.0,
         )
+        known_keys = KnownKeys(self.store, self.events, self.clock)
         self.hosts = Hosts(
             registry=self.registry,
             clusters=Clusters(self.store),
             events=self.events,
             jobs=self.jobs,
             access=self.access,
+            ways=SshWays(self.access, known_keys),
+            known_keys=known_keys,
             monitor=self.monitor,
             own_pin=OWN_PIN,
             clock=self.clock,

@@ -30,10 +30,13 @@ from pkengine.engine.clusters import Clusters
 from pkengine.engine.events import Events
 from pkengine.engine.hosts.arrivals import Arrivals
 from pkengine.engine.hosts.dial_in import DialIn
+from pkengine.engine.hosts.known_keys import KnownKeys
 from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.network import NetworkAccess
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.hosts.service import Hosts
+from pkengine.engine.hosts.ssh_logins import SshLogins
+from pkengine.engine.hosts.ssh_ways import SshWays
 from pkengine.engine.hosts.watch import Patience
 from pkengine.engine.jobs import Jobs
 from pkengine.engine.model import Host, HostStatus
@@ -93,11 +96,12 @@ class HostsTestCase(TestCase):
         self.trust = MemoryTrustStore()
         self.registry = HostRegistry(self.store, self.events, host_trust(self.trust), reactor)
         self.arrivals = Arrivals()
+        ssh_keys = SshKeyRing(state / "ssh")
         self.access = NetworkAccess(
             reactor,
             key_pair=ENGINE_KEY,
             name="engine",
-            ssh_keys=SshKeyRing(state / "ssh"),
+            ssh_keys=ssh_keys,
             trust=self.trust,
             arrivals=self.arrivals,
             bundles=state / "bundles",
@@ -109,12 +113,16 @@ class HostsTestCase(TestCase):
             reactor,
             patience=Patience(first_pause_s=0.05, longest_pause_s=0.1, grace_s=0.2),
         )
+        known_keys = KnownKeys(self.store, self.events, reactor)
+        logins = SshLogins(reactor, ssh_keys)
         self.hosts = Hosts(
             registry=self.registry,
             clusters=Clusters(self.store),
             events=self.events,
             jobs=Jobs(self.store, reactor),
             access=self.access,
+            ways=SshWays(logins, known_keys),
+            known_keys=known_keys,
             monitor=self.monitor,
             own_pin=ENGINE_KEY.pin,
             clock=reactor,

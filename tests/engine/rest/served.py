@@ -36,17 +36,19 @@ from pkengine.engine.accounts import ADMIN, Accounts
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.deployment.deployment import DeployedAgent, StepReport
 from pkengine.engine.events import EventCode, Events
+from pkengine.engine.hosts.known_keys import KnownKeys
 from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.hosts.service import Hosts
+from pkengine.engine.hosts.ssh_ways import SshWays
 from pkengine.engine.jobs import Jobs
 from pkengine.engine.model import Host, Severity, StepStatus
 from pkengine.engine.rest import site
 from pkengine.engine.rest.application import Folder
 from pkengine.engine.store import Store
 from pkengine.engine.user_administration import UserAdministration
-from pkengine.errors import ChannelClosed
-from pkengine.keys import KeyPair, Pin, Secret, SshPublicKey
+from pkengine.errors import ChannelClosed, HostKeyMismatch
+from pkengine.keys import KeyPair, Pin, Secret, SshFingerprint, SshPublicKey
 from pkengine.ssh import HostKeyJudgement, HostKeyPolicy, SshIdentity, SshTarget
 from tests.engine.hosts.keys import host_trust
 from tests.engine.store.inline import InlineReactor, InlineThreads
@@ -184,17 +186,34 @@ class ActedNetwork:
     bundle: str = "ab"
     accepted: list[str] = field(default_factory=list)
     is_silent: bool = False
+    fingerprints: tuple[SshFingerprint, ...] = ()
     restarts: list[str] = field(default_factory=list)
 
     async def log_in(
-        self, target: SshTarget, policy: HostKeyPolicy, *, password: Secret | None, use_key: bool
+        self,
+        target: SshTarget,
+        policy: HostKeyPolicy,
+        *,
+        password: Secret | None,
+        use_key: bool,
+        through: Any = None,
     ) -> ActedLogin:
         self.logins.append((target, policy, password, use_key))
         if self.refusal is not None:
             raise self.refusal
         return ActedLogin(HostKeyJudgement(HOST_KEY, "first_use"))
 
-    async def host_keys(self, address: str, port: int) -> list[SshPublicKey]:
+    async def judge(
+        self, target: SshTarget, policy: HostKeyPolicy, *, through: Any = None
+    ) -> HostKeyJudgement:
+        raise HostKeyMismatch("There is no certificate.")
+
+    async def published(self, name: str) -> tuple[SshFingerprint, ...]:
+        return self.fingerprints
+
+    async def host_keys(
+        self, address: str, port: int, *, through: Any = None
+    ) -> list[SshPublicKey]:
         if self.refusal is not None:
             raise self.refusal
         return [HOST_KEY]
@@ -299,12 +318,15 @@ class ServedEngine:
         self.clusters = Clusters(store)
         self.jobs = Jobs(store, clock)
         registry = HostRegistry(store, self.events, host_trust(), clock)
+        known_keys = KnownKeys(store, self.events, clock)
         self.hosts = Hosts(
             registry=registry,
             clusters=self.clusters,
             events=self.events,
             jobs=self.jobs,
             access=self.network,
+            ways=SshWays(self.network, known_keys),
+            known_keys=known_keys,
             monitor=Monitor(registry, self.network.connect, clock),
             own_pin=self.key_pair.pin,
             clock=clock,

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 
 from pkengine.engine.hosts.agent_report import AgentChannel
 from pkengine.engine.model import Host
-from pkengine.keys import Pin, Secret, SshPublicKey
+from pkengine.keys import Pin, Secret, SshFingerprint, SshPublicKey
 from pkengine.ssh import HostKeyJudgement, HostKeyPolicy, HostKeyUpdate, SshTarget
 
 if TYPE_CHECKING:
@@ -43,20 +43,51 @@ class LoggedIn(Protocol):
         """Close the connection."""
 
 
-class HostAccess(Protocol):
-    """What the engine does to hosts over the network."""
+class SshAccess(Protocol):
+    """What the engine does with one SSH server, wherever that is.
+
+    Each way may lead through the connection to another one.
+    """
 
     async def log_in(
-        self, target: SshTarget, policy: HostKeyPolicy, *, password: Secret | None, use_key: bool
+        self,
+        target: SshTarget,
+        policy: HostKeyPolicy,
+        *,
+        password: Secret | None,
+        use_key: bool,
+        through: Any = None,
     ) -> LoggedIn:
-        """Judge the host's key, and only then log in.
+        """Judge the server's key, and only then log in; with both, the password is for sudo.
 
         Raises:
             SshError: see `pkengine.ssh.connect_ssh`.
         """
 
-    async def host_keys(self, address: str, port: int) -> list[SshPublicKey]:
-        """Fetch the host's keys, without logging in."""
+    async def host_keys(
+        self, address: str, port: int, *, through: Any = None
+    ) -> list[SshPublicKey]:
+        """Fetch the server's keys, without logging in."""
+
+    async def judge(
+        self, target: SshTarget, policy: HostKeyPolicy, *, through: Any = None
+    ) -> HostKeyJudgement:
+        """Judge the server's key, without logging in.
+
+        Raises:
+            SshError: as for `log_in`.
+        """
+
+    async def published(self, name: str) -> tuple[SshFingerprint, ...]:
+        """Look up the fingerprints that DNSSEC vouches for; none where that is not wanted.
+
+        Raises:
+            DnsError: the resolver does not answer, or not with an answer.
+        """
+
+
+class HostAccess(Protocol):
+    """What the engine does to hosts over the network, apart from logging in."""
 
     async def deploy(
         self, connection: Any, host: Host, *, report: Report, verify: Verify

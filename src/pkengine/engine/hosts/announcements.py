@@ -20,7 +20,9 @@ from pkengine.keys import Pin, SshPublicKey
 _KEY_SOURCES = {
     HostKeySource.GIVEN_FINGERPRINT: "as the given fingerprint says",
     HostKeySource.GIVEN_KEY: "the one that was given",
-    HostKeySource.STORED: "the one that was stored",
+    HostKeySource.KNOWN_HOSTS: "the one that was known for its address",
+    HostKeySource.CERTIFICATE: "vouched for by a certificate of an authority",
+    HostKeySource.DNS: "as DNS says, vouched for by DNSSEC",
     HostKeySource.FIRST_USE: "trusted on first use: compare it with the one on its console",
     HostKeySource.APPROVED: "the one that was approved",
     HostKeySource.PROVED: "the one that it had proved by the one before",
@@ -159,6 +161,11 @@ class Announcements:
         )
         return self._alert(EventCode.KEY_CHANGE_FOUND, text, host, origin)
 
+    def way_refused(self, host: Host, refusal: str, origin: Origin) -> Event:
+        """A machine on the way to a host shows a key that must not be trusted."""
+        text = f"The way to Host {host.name} was refused{_by(origin)}. {refusal}"
+        return self._alert(EventCode.KEY_CHANGE_FOUND, text, host, origin)
+
     def key_missing(self, host: Host, refusal: str, origin: Origin) -> Event:
         """The host does not show its stored SSH key, and what else it has is not known."""
         text = f"Host {host.name} does not show its stored SSH host key. {refusal}"
@@ -192,10 +199,12 @@ class Announcements:
         return self._warning(EventCode.KEY_CHANGE_SETTLED, text, host, origin)
 
     def key_rotated(self, host: Host, old: HostSsh, origin: Origin) -> Event:
-        """The host shows another of its keys, as it had proved, in place of the stored one."""
+        """The host shows another key in place of the stored one, and something vouches for it."""
+        source = host.ssh.key_source
+        assert source is not None
         text = (
             f"The SSH host key of Host {host.name} was rotated: was {_described_stored(old)}, is "
-            f"{_described_stored(host.ssh)}, which the host had proved by the one before."
+            f"{_described_stored(host.ssh)}, {_KEY_SOURCES[source]}."
         )
         return self._normal(EventCode.HOST_KEY_ROTATED, text, host, origin)
 

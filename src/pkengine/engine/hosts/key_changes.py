@@ -24,9 +24,10 @@ from sqlalchemy import Connection
 from twisted.internet.interfaces import IReactorTime
 
 from pkengine.engine.clock import utc_now
-from pkengine.engine.hosts.access import HostAccess
+from pkengine.engine.hosts import request
 from pkengine.engine.hosts.announcements import Announcements
 from pkengine.engine.hosts.registry import HostRegistry
+from pkengine.engine.hosts.ssh_ways import SshWays
 from pkengine.engine.hosts.turns import Turns
 from pkengine.engine.model import (
     Event,
@@ -36,10 +37,12 @@ from pkengine.engine.model import (
     HostStatus,
     KeyChange,
     Origin,
+    SshLogin,
 )
 from pkengine.engine.store import key_changes as queries
 from pkengine.errors import Conflict, HostKeyMismatch, HostKeyRefused, NotFound, SshError
 from pkengine.keys import SshFingerprint, SshPublicKey
+from pkengine.ssh import HostKeyJudgement
 
 
 class KeyChanges:
@@ -47,16 +50,16 @@ class KeyChanges:
 
     Args:
         registry: the hosts on disk.
-        access: fetches the keys of a host.
+        ways: fetches the keys of a host.
         turns: keeps others from a host while its key is decided on.
         clock: what time it is.
     """
 
     def __init__(
-        self, registry: HostRegistry, access: HostAccess, turns: Turns, clock: IReactorTime
+        self, registry: HostRegistry, ways: SshWays, turns: Turns, clock: IReactorTime
     ) -> None:
         self._registry = registry
-        self._access = access
+        self._ways = ways
         self._turns = turns
         self._clock = clock
         self._tell = registry.announcements
@@ -78,11 +81,14 @@ class KeyChanges:
         return change
 
     @contextlib.asynccontextmanager
-    async def noting(self, host: Host, operation: str, origin: Origin) -> AsyncIterator[None]:
+    async def noting(
+        self, host: Host, login: SshLogin, operation: str, origin: Origin
+    ) -> AsyncIterator[None]:
         """Keep what a login meets in place of the stored key of a host.
 
         Args:
             host: as it is stored.
+            login: what the request says about the way.
             operation: what the login is for, such as ``install``.
             origin: who asked for it.
 
@@ -92,9 +98,17 @@ class KeyChanges:
         try:
             yield
         except HostKeyRefused as refusal:
+            if refusal.jump:
+                reason = str(refusal)
+                await self._registry.change(
+                    host.id,
+                    lambda host: host,
+                    lambda host: [self._tell.way_refused(host, reason, origin)],
+                )
+                raise
             # What a host that registered itself says about its key was never believed.
             is_trusted = host.status is not HostStatus.PENDING_APPROVAL
-            if is_trusted and await self._note(host, refusal, operation, origin):
+            if is_trusted and await self._note(host, login, refusal, operation, origin):
                 raise type(refusal)(
                     f"{refusal} What was found is kept as a pending key change, to be approved "
                     "or rejected."
@@ -102,7 +116,12 @@ class KeyChanges:
             raise
 
     async def _note(
-        self, host: Host, refusal: HostKeyRefused, operation: str, origin: Origin
+        self,
+        host: Host,
+        login: SshLogin,
+        refusal: HostKeyRefused,
+        operation: str,
+        origin: Origin,
     ) -> bool:
         """Fetch all keys of the host, and keep them; tell whether a change is pending now.
 
@@ -113,11 +132,15 @@ class KeyChanges:
         shown = _shown(refusal)
         if old.fingerprint is None or any(_is_stored(old, key) for key in shown):
             return False
+        jumps = request.way(old, login)
         try:
-            fetched = await self._access.host_keys(host.address, old.port)
+            fetched = await self._ways.host_keys(host.address, old.port, jumps, origin)
         except SshError:
             fetched = []
-        found = dict.fromkeys(key for key in (*shown, *fetched) if not _is_known(old, key))
+        revoked = await self._ways.revoked(host)
+        found = dict.fromkeys(
+            key for key in (*shown, *fetched) if not _is_known(old, key) and key not in revoked
+        )
         if not found:
             await self._registry.change(
                 host.id,
@@ -129,7 +152,8 @@ class KeyChanges:
         change = KeyChange(
             host_id=host.id,
             host_name=host.name,
-            seen_at=f"{host.address} port {old.port}",
+            seen_at=f"{host.address} port {old.port}"
+            + "".join(f" through {jump.host}" for jump in jumps[-1:]),
             old_fingerprint=old.fingerprint,
             old_key=old.public_key,
             new_keys=tuple(sorted(found, key=lambda key: (key.key_type, key.blob))),
@@ -151,15 +175,17 @@ class KeyChanges:
         )
         return True
 
-    async def settle(self, host: Host, origin: Origin) -> None:
-        """Close what is pending about a host that has just shown its stored key."""
-        if await self._registry.read(queries.key_change_of, host.id) is None:
-            return
+    async def settle(self, host: Host, judgement: HostKeyJudgement, origin: Origin) -> Host:
+        """Store the key that was just accepted, and close what is pending about the host."""
+        ssh = request.judged(host.ssh, judgement)
+        is_pending = await self._registry.read(queries.key_change_of, host.id) is not None
+        if ssh == host.ssh and not is_pending:
+            return host
         settlement = Settlement(self._tell, origin)
-        await self._registry.change(
+        return await self._registry.change(
             host.id,
-            lambda host: host,
-            lambda now: settlement.events(now.ssh, now),
+            lambda now: replace(now, ssh=ssh) if now.ssh == host.ssh else now,
+            lambda now: settlement.events(host.ssh, now),
             also=lambda connection: settlement.end(connection, host.id),
         )
 
@@ -188,6 +214,11 @@ class KeyChanges:
                     f"{fingerprint}: found {found}. Nothing was approved."
                 )
             approved: SshPublicKey = key
+            if approved in await self._ways.revoked(host):
+                raise Conflict(
+                    f"The SSH key {approved.key_type} {approved.fingerprint()} found at Host "
+                    f"{host.name} is revoked: it cannot be approved."
+                )
 
             def store(host: Host) -> Host:
                 ssh = replace(
@@ -244,8 +275,11 @@ class Settlement:
     def events(self, old: HostSsh, host: Host) -> list[Event]:
         """Tell of a key that was replaced, or of a change that has ended by itself."""
         if is_other_key(old, host.ssh):
-            is_proved = host.ssh.public_key in old.proved_keys
-            tell = self._tell.key_rotated if is_proved else self._tell.key_replaced
+            is_vouched_for = host.ssh.key_source in (
+                HostKeySource.PROVED,
+                HostKeySource.CERTIFICATE,
+            )
+            tell = self._tell.key_rotated if is_vouched_for else self._tell.key_replaced
             return [tell(host, old, self._origin)]
         if self._was_pending:
             return [self._tell.key_change_settled(host, self._origin)]

@@ -1,4 +1,4 @@
-"""The network side of a host: log in, deploy, and connect to its agent."""
+"""The network side of a host: deploy its agent, and connect to it."""
 
 from __future__ import annotations
 
@@ -26,18 +26,8 @@ from pkengine.engine.hosts.trust import peer_name
 from pkengine.engine.model import Host
 from pkengine.errors import ChannelError
 from pkengine.interfaces import ITrustStore
-from pkengine.keys import KeyPair, Pin, Secret, SshPublicKey
-from pkengine.ssh import (
-    HostKeyPolicy,
-    SshConnection,
-    SshCredentials,
-    SshIdentity,
-    SshKeyRing,
-    SshTarget,
-    connect_again,
-    connect_ssh,
-    fetch_host_keys,
-)
+from pkengine.keys import KeyPair, Pin
+from pkengine.ssh import SshConnection, SshCredentials, SshIdentity, SshKeyRing, connect_again
 from pkengine.ssh.authorized_keys import AuthorizedKey
 
 CONNECT_TIMEOUT_S = 20.0
@@ -50,7 +40,7 @@ class NetworkAccess:
         reactor: the reactor.
         key_pair: what agents know this engine by.
         name: what agents call this engine; unlike that of any other engine.
-        ssh_keys: log in where no password is given.
+        ssh_keys: are let in on the hosts.
         trust: the keys of the hosts.
         arrivals: the agents that have dialled in.
         dial_in: what hosts that are installed are told about dialling, or None.
@@ -82,23 +72,6 @@ class NetworkAccess:
         self._arrivals = arrivals
         self._bundles = bundles
         self._dial_in = dial_in
-
-    async def log_in(
-        self, target: SshTarget, policy: HostKeyPolicy, *, password: Secret | None, use_key: bool
-    ) -> SshConnection:
-        """See `HostAccess`; with both, the password is for sudo."""
-        credentials = (
-            SshCredentials(keys=self._ssh_keys.private_keys, sudo_password=password)
-            if use_key
-            else SshCredentials(password=password)
-        )
-        return await connect_ssh(
-            self._reactor, target, policy, credentials, timeout_s=CONNECT_TIMEOUT_S
-        )
-
-    async def host_keys(self, address: str, port: int) -> list[SshPublicKey]:
-        """See `HostAccess`."""
-        return await fetch_host_keys(self._reactor, address, port)
 
     async def deploy(
         self, connection: Any, host: Host, *, report: Report, verify: Verify

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -14,6 +15,8 @@ from pkengine.engine.model import (
     HostKeySource,
     HostSsh,
     HostStatus,
+    JumpHost,
+    JumpLogin,
     NewHost,
     SshAuthenticationMethod,
     SshLogin,
@@ -27,6 +30,8 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 _USER = re.compile(r"[^\s:/\x00-\x1f\x7f-][^\s:/\x00-\x1f\x7f]{0,254}")
 MAX_TEXT = 10_000
+#: Each machine on the way costs a login, and time.
+MOST_JUMPS = 4
 
 #: In these statuses nothing runs that would notice a new SSH or agent port.
 _PORTS_CHANGE_IN = (
@@ -105,6 +110,7 @@ def differences(old: Host, new: Host) -> list[str]:
         ("SSH user", old.ssh.user, new.ssh.user),
         ("SSH fingerprint", old.ssh.fingerprint, new.ssh.fingerprint),
         ("SSH host key", old.ssh.public_key, new.ssh.public_key),
+        ("jump hosts", _joined(old.ssh.jumps), _joined(new.ssh.jumps)),
         ("cluster", old.cluster_id, new.cluster_id),
     )
     found = [
@@ -115,6 +121,10 @@ def differences(old: Host, new: Host) -> list[str]:
     if (old.comment, old.description) != (new.comment, new.description):
         found.append("another comment or description")
     return found
+
+
+def _joined(jumps: tuple[JumpHost, ...]) -> str:
+    return ",".join(map(str, jumps))
 
 
 def checked(host: Host) -> Host:
@@ -136,7 +146,8 @@ def checked(host: Host) -> Host:
     for what, text in (("comment", host.comment), ("description", host.description)):
         if len(text) > MAX_TEXT:
             raise BadRequest(f"The {what} is too long: expected at most {MAX_TEXT} characters.")
-    return replace(host, address=address(host.address))
+    ssh = replace(host.ssh, jumps=_checked_jumps(host.ssh.jumps))
+    return replace(host, address=address(host.address), ssh=ssh)
 
 
 def shown_name(name: str) -> str:
@@ -167,7 +178,12 @@ def with_login(ssh: HostSsh, login: SshLogin) -> HostSsh:
     Raises:
         BadRequest: fingerprint and key contradict each other.
     """
-    ssh = replace(ssh, port=_or(login.port, ssh.port), user=_or(login.user, ssh.user))
+    ssh = replace(
+        ssh,
+        port=_or(login.port, ssh.port),
+        user=_or(login.user, ssh.user),
+        jumps=ssh.jumps if login.jumps is None else tuple(jump.host for jump in login.jumps),
+    )
     key = login.public_key if login.public_key != ssh.public_key else None
     fingerprint = login.fingerprint if login.fingerprint != ssh.fingerprint else None
     if key is not None:
@@ -188,6 +204,42 @@ def with_login(ssh: HostSsh, login: SshLogin) -> HostSsh:
     if ssh.public_key is not None and fingerprint.matches(ssh.public_key):
         return replace(ssh, fingerprint=fingerprint)
     return replace(ssh, fingerprint=fingerprint, public_key=None, key_source=None, proved_keys=())
+
+
+def way(ssh: HostSsh, login: SshLogin) -> tuple[JumpLogin, ...]:
+    """Give the machines on the way to a host, with what a request says about them."""
+    if login.jumps is not None:
+        return checked_way(login.jumps)
+    return tuple(JumpLogin(host=jump) for jump in ssh.jumps)
+
+
+def checked_way(jumps: Sequence[JumpLogin]) -> tuple[JumpLogin, ...]:
+    """Give the machines on a way with their addresses in one form.
+
+    Raises:
+        BadRequest: something is malformed.
+    """
+    hosts = _checked_jumps(tuple(jump.host for jump in jumps))
+    for jump in jumps:
+        if jump.public_key and jump.fingerprint and not jump.fingerprint.matches(jump.public_key):
+            raise BadRequest(
+                f"The SSH fingerprint {jump.fingerprint} is not that of the public key given for "
+                f"the jump host {jump.host}: give the right one only."
+            )
+    return tuple(replace(jump, host=host) for jump, host in zip(jumps, hosts, strict=True))
+
+
+def _checked_jumps(jumps: tuple[JumpHost, ...]) -> tuple[JumpHost, ...]:
+    if len(jumps) > MOST_JUMPS:
+        raise BadRequest(
+            f"There are {len(jumps)} jump hosts on the way: expected at most {MOST_JUMPS}."
+        )
+    for jump in jumps:
+        if not 1 <= jump.port <= 65535:
+            raise BadRequest(f"The jump port {jump.port} is out of range: expected 1 to 65535.")
+        if not _USER.fullmatch(jump.user):
+            raise BadRequest(f"The user name {jump.user!r} at a jump host is malformed.")
+    return tuple(replace(jump, address=address(jump.address)) for jump in jumps)
 
 
 def host_key_policy(ssh: HostSsh) -> HostKeyPolicy:
@@ -212,15 +264,23 @@ def judged(ssh: HostSsh, judgement: HostKeyJudgement) -> HostSsh:
             key_source=HostKeySource.PROVED,
             proved_keys=tuple(key for key in ssh.proved_keys if key != judgement.key),
         )
-    source = HostKeySource(judgement.source)
-    if source is HostKeySource.STORED and ssh.key_source is not None:
-        source = ssh.key_source
+    if judgement.key == ssh.public_key and ssh.key_source is not None:
+        return ssh
+    given = ssh.fingerprint
     return replace(
         ssh,
         public_key=judgement.key,
-        fingerprint=ssh.fingerprint or judgement.key.fingerprint(),
-        key_source=source,
+        fingerprint=given
+        if given and given.matches(judgement.key)
+        else judgement.key.fingerprint(),
+        key_source=source_of(judgement.source),
+        proved_keys=(),
     )
+
+
+def source_of(source: str) -> HostKeySource:
+    """Tell how a key that was just judged came to be trusted, by a host that has none stored."""
+    return HostKeySource.KNOWN_HOSTS if source == "stored" else HostKeySource(source)
 
 
 def uses_key(login: SshLogin) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,9 +21,12 @@ from pkengine.engine.hosts.access import HostAccess, LoggedIn
 from pkengine.engine.hosts.farewell import say_goodbye
 from pkengine.engine.hosts.installation import INTERRUPTED, Installer
 from pkengine.engine.hosts.key_changes import KeyChanges, Settlement, is_other_key
+from pkengine.engine.hosts.known_keys import KnownKeys
 from pkengine.engine.hosts.lifecycle import Trigger, advance, permits, require
 from pkengine.engine.hosts.monitor import Monitor
+from pkengine.engine.hosts.proved_keys import learn_keys
 from pkengine.engine.hosts.registry import HostRegistry
+from pkengine.engine.hosts.ssh_ways import SshWays
 from pkengine.engine.hosts.turns import Turns
 from pkengine.engine.hosts.upgrade import Upgrades
 from pkengine.engine.hosts.upkeep import Upkeep, log_in_to_known
@@ -35,17 +38,18 @@ from pkengine.engine.model import (
     HostSsh,
     HostStatus,
     Job,
+    JumpLogin,
     NewHost,
     Origin,
     Severity,
+    ShownKey,
     SshLogin,
 )
 from pkengine.engine.paging import Pages
 from pkengine.engine.search import Search
 from pkengine.engine.tasks import Tasks
 from pkengine.errors import BadRequest, Conflict, PkengineError, StoreError
-from pkengine.keys import Pin, SshPublicKey
-from pkengine.ssh import SshTarget
+from pkengine.keys import Pin
 
 #: Anybody can register a host, so there is an end to it.
 MOST_PENDING = 100
@@ -58,6 +62,8 @@ class Hosts:
         registry: the hosts on disk.
         clusters, events, jobs: the rest of what is on disk.
         access: the network.
+        ways: lead to hosts by SSH.
+        known_keys: SSH keys that are known beside those of the hosts.
         monitor: follows the registry.
         own_pin: what agents know this engine by.
         clock: for deadlines.
@@ -66,6 +72,7 @@ class Hosts:
         upkeep: what keeps installed agents in good order.
         upgrades: what brings them to the engine's version.
         key_changes: SSH host keys that wait for a decision.
+        known_keys: SSH keys that are known beside those of the hosts.
     """
 
     _log = Logger()
@@ -78,6 +85,8 @@ class Hosts:
         events: Events,
         jobs: Jobs,
         access: HostAccess,
+        ways: SshWays,
+        known_keys: KnownKeys,
         monitor: Monitor,
         own_pin: Pin,
         clock: IReactorTime,
@@ -88,13 +97,15 @@ class Hosts:
         self._tell = registry.announcements
         self._jobs = jobs
         self._access = access
+        self._ways = ways
+        self.known_keys = known_keys
         self._monitor = monitor
         self._own_pin = own_pin
         self._clock = clock
         self._installer = Installer(registry, access, clock)
         self._tasks = Tasks()
         self._turns = Turns()
-        self.key_changes = KeyChanges(registry, access, self._turns, clock)
+        self.key_changes = KeyChanges(registry, ways, self._turns, clock)
         self.upkeep = Upkeep(
             registry=registry,
             access=access,
@@ -181,14 +192,17 @@ class Hosts:
         """Ask to be called with each host that has changed or gone; gives what ends it."""
         return self._registry.subscribe(changed, removed)
 
-    async def ssh_host_keys(self, address: str, port: int = 22) -> list[SshPublicKey]:
+    async def ssh_host_keys(
+        self, address: str, port: int, jumps: Sequence[JumpLogin], origin: Origin
+    ) -> list[ShownKey]:
         """Fetch the SSH keys that a host shows, before it is added; none is trusted by that.
 
         Raises:
-            BadRequest: the address is malformed.
-            HostUnreachable: no SSH server answers there.
+            BadRequest: something is malformed.
+            SshError: a machine on the way refuses, or no SSH server answers there.
         """
-        return await self._access.host_keys(request.address(address), port)
+        way = request.checked_way(jumps)
+        return await self._ways.shown_keys(request.address(address), port, way, origin)
 
     # Changing.
 
@@ -243,7 +257,7 @@ class Hosts:
         _refuse_reboot(new.reboot)
         with self._turns.taking("add", host.name, ("name", host.name), ("address", host.address)):
             await self._registry.check_is_free(host.name, host.address)
-            connection = await self._log_in(host, new.ssh)
+            connection = await self._ways.log_in(host, new.ssh, origin)
             host = replace(host, ssh=request.judged(host.ssh, connection.judgement))
             job = self._jobs.prepare(
                 f"Adding new Host {host.name}", host_id=host.id, origin=origin
@@ -334,9 +348,10 @@ class Hosts:
             require(host, trigger)
             wanted = request.checked(replace(host, ssh=request.with_login(host.ssh, login)))
             # The key is looked for where this request says that the host's SSH server is.
-            reached = replace(host, ssh=replace(host.ssh, port=wanted.ssh.port))
-            async with self.key_changes.noting(reached, trigger.value, origin):
-                connection = await self._log_in(wanted, login)
+            there = replace(host.ssh, port=wanted.ssh.port, jumps=wanted.ssh.jumps)
+            reached = replace(host, ssh=there)
+            async with self.key_changes.noting(reached, login, trigger.value, origin):
+                connection = await self._ways.log_in(wanted, login, origin)
             ssh = request.judged(wanted.ssh, connection.judgement)
             job = self._jobs.prepare(
                 f"Installing Host {host.name}", host_id=host.id, origin=origin
@@ -365,21 +380,14 @@ class Hosts:
             )
         return job.job
 
-    async def _log_in(self, host: Host, login: SshLogin) -> LoggedIn:
-        return await self._access.log_in(
-            SshTarget(host.address, host.ssh.port, host.ssh.user),
-            request.host_key_policy(host.ssh),
-            password=login.password,
-            use_key=request.uses_key(login),
-        )
-
     async def _log_in_to_known(
         self, host: Host, login: SshLogin, operation: str, origin: Origin
     ) -> LoggedIn:
-        async with self.key_changes.noting(host, operation, origin):
-            connection = await log_in_to_known(self._access, host, login)
+        async with self.key_changes.noting(host, login, operation, origin):
+            connection = await log_in_to_known(self._ways, host, login, origin)
         try:
-            await self.key_changes.settle(host, origin)
+            now = await self.key_changes.settle(host, connection.judgement, origin)
+            await learn_keys(self._registry, now, connection, origin)
         except BaseException:
             await connection.close()
             raise

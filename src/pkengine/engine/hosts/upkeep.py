@@ -20,12 +20,12 @@ from pkengine.engine.hosts.access import HostAccess, LoggedIn
 from pkengine.engine.hosts.agent_report import AgentReport, examine
 from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.registry import HostRegistry
+from pkengine.engine.hosts.ssh_ways import SshWays
 from pkengine.engine.hosts.turns import Turns
 from pkengine.engine.jobs import Jobs, RunningJob
 from pkengine.engine.model import Host, Job, Origin, Severity, SshLogin, StepStatus
 from pkengine.errors import Conflict, PkengineError
 from pkengine.keys import Pin
-from pkengine.ssh import SshTarget
 
 _UNREACHABLE = (PkengineError, ConnectError, ConnectionClosed, TimeoutError, OSError)
 _CALL_TIMEOUT_S = 30.0
@@ -234,7 +234,7 @@ class Upkeep:
         await self._events.add(code, Severity.NORMAL, text, host=host, origin=origin)
 
 
-async def log_in_to_known(access: HostAccess, host: Host, login: SshLogin) -> LoggedIn:
+async def log_in_to_known(ways: SshWays, host: Host, login: SshLogin, origin: Origin) -> LoggedIn:
     """Log in by the host key that is stored; another one is for installing to accept.
 
     Raises:
@@ -245,12 +245,7 @@ async def log_in_to_known(access: HostAccess, host: Host, login: SshLogin) -> Lo
         raise Conflict(
             f"Host {host.name} is known by another SSH host key: install it to change that."
         )
-    return await access.log_in(
-        SshTarget(host.address, host.ssh.port, login.user or host.ssh.user),
-        request.host_key_policy(host.ssh),
-        password=login.password,
-        use_key=request.uses_key(login),
-    )
+    return await ways.log_in(host, login, origin)
 
 
 async def report_of(access: HostAccess, host: Host) -> AgentReport:

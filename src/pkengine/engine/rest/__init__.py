@@ -32,6 +32,7 @@ from pkengine.engine.rest.host_elements import HOST
 from pkengine.engine.rest.hosts import HostResource
 from pkengine.engine.rest.jobs import JobResource
 from pkengine.engine.rest.key_changes import KeyChangeResource
+from pkengine.engine.rest.known_hosts import KnownHostResource
 from pkengine.engine.rest.openapi import Description
 from pkengine.engine.rest.pki import PublicKeys
 from pkengine.engine.rest.registration import HostRegistration
@@ -114,6 +115,7 @@ def site(engine: ServedEngine) -> IResource:
             HostActions(engine.hosts, engine.clusters, engine.jobs).routes(),
             collections.routes(),
             KeyChangeResource(engine.hosts.key_changes).routes(),
+            KnownHostResource(engine.hosts.known_keys).routes(),
             EventResource(engine.events).routes(),
             jobs.routes(),
             users.routes(),

@@ -36,6 +36,7 @@ from pkengine.engine.rest.schema import (
     Enumerated,
     Field,
     Integer,
+    ListOf,
     ignored,
 )
 from pkengine.engine.users import User
@@ -158,6 +159,28 @@ SSH_USER = Element(
     ),
 )
 
+SSH_KEY = Element(
+    "ssh_key",
+    "ssh_keys",
+    fields=(
+        Field("type", LINE, attrgetter("key_type")),
+        Field("fingerprint", LINE, lambda key: str(key.fingerprint())),
+        Field("md5_fingerprint", LINE, lambda key: str(key.fingerprint("MD5"))),
+        Field("public_key", TEXT, str),
+    ),
+)
+
+JUMP_HOST = Element(
+    "jump_host",
+    fields=(
+        Field("address", LINE, attrgetter("address"), is_read=True),
+        Field("port", PORT, attrgetter("port"), is_read=True),
+        Field("user", SSH_USER, itself, is_read=True),
+        Field("fingerprint", LINE, is_read=True),
+        Field("public_key", TEXT, is_read=True),
+    ),
+)
+
 SSH = Element(
     "ssh",
     fields=(
@@ -167,18 +190,18 @@ SSH = Element(
         Field("user", SSH_USER, itself, is_read=True),
         Field("authentication_method", Enumerated(SshAuthenticationMethod), is_read=True),
         Field("key_source", Enumerated(HostKeySource), attrgetter("key_source")),
+        Field(
+            "proved_keys",
+            ListOf("ssh_key", SSH_KEY),
+            lambda ssh: ssh.proved_keys or None,
+        ),
+        Field(
+            "jump_hosts",
+            ListOf("jump_host", JUMP_HOST),
+            lambda ssh: ssh.jumps or None,
+            is_read=True,
+        ),
         *ignored("name", "comment", "description"),
-    ),
-)
-
-SSH_KEY = Element(
-    "ssh_key",
-    "ssh_keys",
-    fields=(
-        Field("type", LINE, attrgetter("key_type")),
-        Field("fingerprint", LINE, lambda key: str(key.fingerprint())),
-        Field("md5_fingerprint", LINE, lambda key: str(key.fingerprint("MD5"))),
-        Field("public_key", TEXT, str),
     ),
 )
 
@@ -393,6 +416,7 @@ API = Element(
         "hosts",
         "jobs",
         "keychanges",
+        "knownhosts",
         "roles",
         "sshkeys",
         "users",

@@ -59,6 +59,7 @@ _TABLE: tuple[tuple[type[errors.PkengineError], int, str], ...] = (
     (InvalidValue, http.BAD_REQUEST, "Invalid value"),
     (errors.BadRequest, http.BAD_REQUEST, _OPERATION_FAILED),
     (errors.InvalidKeyText, http.BAD_REQUEST, "Invalid value"),
+    (errors.KnownHostsError, http.BAD_REQUEST, "Invalid value"),
     (errors.NotFound, http.NOT_FOUND, _OPERATION_FAILED),
     (errors.Forbidden, http.FORBIDDEN, "Access denied"),
     (errors.NotAuthorized, http.UNAUTHORIZED, "Access denied"),

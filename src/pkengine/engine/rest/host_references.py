@@ -5,8 +5,14 @@ from __future__ import annotations
 import uuid
 
 from pkengine.engine.clusters import Clusters
-from pkengine.engine.model import SshLogin
-from pkengine.engine.rest.schema import GUID, Document, decode
+from pkengine.engine.model import (
+    DEFAULT_SSH_PORT,
+    DEFAULT_SSH_USER,
+    JumpHost,
+    JumpLogin,
+    SshLogin,
+)
+from pkengine.engine.rest.schema import GUID, Document, IncompleteParameters, decode
 from pkengine.keys import SshFingerprint, SshPublicKey
 
 
@@ -33,16 +39,44 @@ def read_login(document: Document) -> SshLogin:
     Where both passwords are set, that in ``ssh`` holds.
 
     Raises:
-        InvalidKeyText: fingerprint or public key are not in their text form.
+        InvalidKeyText: a fingerprint or a public key is not in its text form.
+        IncompleteParameters: a jump host has no address.
     """
     ssh: Document = document.get("ssh") or {}
     user: Document = ssh.get("user") or {}
-    fingerprint, public_key = ssh.get("fingerprint"), ssh.get("public_key")
+    fingerprint, public_key = _key(ssh)
+    jumps = ssh.get("jump_hosts")
     return SshLogin(
         port=ssh.get("port"),
         user=user.get("user_name") or None,
         authentication_method=ssh.get("authentication_method"),
         password=user.get("password") or document.get("root_password") or None,
-        fingerprint=SshFingerprint.parse(fingerprint) if fingerprint else None,
-        public_key=SshPublicKey.parse(public_key) if public_key else None,
+        fingerprint=fingerprint,
+        public_key=public_key,
+        jumps=None if jumps is None else tuple(map(_jump, jumps)),
+    )
+
+
+def _jump(document: Document) -> JumpLogin:
+    if not document.get("address"):
+        raise IncompleteParameters("JumpHost [address] required.")
+    user: Document = document.get("user") or {}
+    fingerprint, public_key = _key(document)
+    return JumpLogin(
+        host=JumpHost(
+            document["address"],
+            document.get("port", DEFAULT_SSH_PORT),
+            user.get("user_name") or DEFAULT_SSH_USER,
+        ),
+        password=user.get("password") or None,
+        fingerprint=fingerprint,
+        public_key=public_key,
+    )
+
+
+def _key(document: Document) -> tuple[SshFingerprint | None, SshPublicKey | None]:
+    fingerprint, public_key = document.get("fingerprint"), document.get("public_key")
+    return (
+        SshFingerprint.parse(fingerprint) if fingerprint else None,
+        SshPublicKey.parse(public_key) if public_key else None,
     )

@@ -9,14 +9,12 @@ from pkengine.engine.clusters import Clusters
 from pkengine.engine.hosts.registry import HOST_FIELDS
 from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.jobs import Jobs
-from pkengine.engine.model import (
-    HostChange,
-    NewHost,
-)
+from pkengine.engine.model import DEFAULT_SSH_PORT, HostChange, NewHost
 from pkengine.engine.rest.call import LONGEST_WAIT_S, Answer, Call, Parameter, Route
-from pkengine.engine.rest.elements import ACTION, SSH_KEY, ActionResult
+from pkengine.engine.rest.elements import ACTION, ActionResult
 from pkengine.engine.rest.host_elements import HOST
 from pkengine.engine.rest.host_references import read_cluster_id, read_login
+from pkengine.engine.rest.known_hosts import SHOWN_KEY
 from pkengine.engine.rest.schema import (
     BOOLEAN,
     LINE,
@@ -81,12 +79,21 @@ class HostResource:
             path="/sshkeys",
             handler=self.ssh_keys,
             role=Role.ADMINISTRATOR,
-            element=SSH_KEY,
+            element=SHOWN_KEY,
             is_many=True,
             parameters=(
                 Parameter("address", LINE, "Of the host; mandatory."),
                 Parameter("port", PORT, "Of its SSH server, 22 where it is not given."),
             ),
+        )
+        yield Route(
+            method="POST",
+            path="/sshkeys",
+            handler=self.ssh_keys_on_the_way,
+            role=decides,
+            element=SHOWN_KEY,
+            is_many=True,
+            reads=HOST,
         )
 
     async def list(self, call: Call) -> Answer:
@@ -152,5 +159,16 @@ class HostResource:
         if not address:
             raise IncompleteParameters("SshKeys [address] required for list.")
         port = decode(PORT, call.query.get("port") or "22", "port")
-        keys = await self._hosts.ssh_host_keys(address, port)
-        return Answer(element=SSH_KEY, many=keys)
+        keys = await self._hosts.ssh_host_keys(address, port, (), call.origin)
+        return Answer(element=SHOWN_KEY, many=keys)
+
+    async def ssh_keys_on_the_way(self, call: Call) -> Answer:
+        """Ask an address for its SSH host keys, through the jump hosts that are named."""
+        document = call.read(HOST)
+        if not document.get("address"):
+            raise IncompleteParameters("SshKeys [address] required for list.")
+        login = read_login(document)
+        keys = await self._hosts.ssh_host_keys(
+            document["address"], login.port or DEFAULT_SSH_PORT, login.jumps or (), call.origin
+        )
+        return Answer(element=SHOWN_KEY, many=keys)

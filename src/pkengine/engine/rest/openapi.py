@@ -210,7 +210,7 @@ def _path_parameters(route: Route) -> Iterable[_Schema]:
 
 def _query_parameters(route: Route, follower: Follower) -> Iterable[_Schema]:
     found = list(route.parameters)
-    if route.is_many:
+    if route.is_many and route.method == "GET":
         found.append(_MAX)
     if route.is_action:
         found.append(_ASYNC)

@@ -31,6 +31,7 @@ from pkengine.engine.model import (
     HostKeySource,
     HostSsh,
     HostStatus,
+    JumpHost,
     KeySource,
 )
 from pkengine.engine.search import Search
@@ -207,6 +208,7 @@ def _values(host: Host) -> Mapping[str, object]:
         "ssh_public_key": str(ssh.public_key) if ssh.public_key else None,
         "ssh_key_source": ssh.key_source.value if ssh.key_source else None,
         "ssh_proved_keys": [str(key) for key in ssh.proved_keys],
+        "ssh_jumps": [[jump.address, jump.port, jump.user] for jump in ssh.jumps],
         "connection": host.connection.value,
         "mechanism": host.mechanism,
         "capabilities": msgspec.to_builtins(host.capabilities),
@@ -257,6 +259,7 @@ def _host(row: Row[Any], keys: Iterable[HostKey]) -> Host:
             public_key=SshPublicKey.parse(public_key) if public_key else None,
             key_source=HostKeySource(source) if source else None,
             proved_keys=tuple(map(SshPublicKey.parse, row.ssh_proved_keys)),
+            jumps=tuple(JumpHost(*jump) for jump in row.ssh_jumps),
         ),
         connection=HostConnection(row.connection),
         mechanism=row.mechanism,

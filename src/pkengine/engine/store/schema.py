@@ -94,6 +94,7 @@ hosts = Table(
     Column("ssh_public_key", Text),
     Column("ssh_key_source", String(40)),
     Column("ssh_proved_keys", JSON, nullable=False, server_default="[]"),
+    Column("ssh_jumps", JSON, nullable=False, server_default="[]"),
     Column("connection", String(40), nullable=False, server_default="engine-dials"),
     Column("mechanism", String(40), nullable=False),
     Column("capabilities", JSON(none_as_null=True)),
@@ -130,6 +131,21 @@ key_changes = Table(
     Column("first_seen", UtcDateTime, nullable=False),
     Column("last_seen", UtcDateTime, nullable=False),
     Column("times_seen", Integer, nullable=False),
+)
+
+#: SSH keys that are known beside those of the hosts, as lines of OpenSSH's known_hosts.
+known_keys = Table(
+    "known_keys",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("position", Integer, nullable=False),  # the first key of a host is its preferred one
+    Column("marker", String(20), nullable=False),
+    Column("names", Text, nullable=False),
+    Column("public_key", Text, nullable=False),
+    Column("comment", Text, nullable=False),
+    Column("source", String(40), nullable=False),
+    Column("user_name", String(255), nullable=False),
+    Column("added", UtcDateTime, nullable=False),
 )
 
 #: Events outlive the host that they are about, so they name it and do not refer to it.
