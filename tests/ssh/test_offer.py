@@ -35,7 +35,7 @@ class OfferTests(SynchronousTestCase):
         self.assertEqual(offer.lists.host_keys, offer.wanted)
 
     def test_a_type_that_is_wanted_alone_is_offered_before_the_others(self):
-        offer = ClientOffer.of([ECDSA])
+        offer = ClientOffer.of((ECDSA,))
         self.assertEqual(offer.wanted, (ECDSA,))
         self.assertEqual(offer.lists.host_keys[:2], (ECDSA, "ssh-ed25519"))
         self.assertEqual(less_trusted(offer.lists.exchanges), [])

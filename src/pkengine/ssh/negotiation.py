@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from pkengine.ssh.ciphers import AEAD_CIPHERS
-from pkengine.ssh.wire import Reader
+from pkengine.ssh.wire import Reader, name_list
 
 #: Not methods, but marks within the list of key exchange methods (RFC 8308, OpenSSH's PROTOCOL).
 STRICT_CLIENT, STRICT_SERVER = "kex-strict-c-v00@openssh.com", "kex-strict-s-v00@openssh.com"
-_MARKS = frozenset((STRICT_CLIENT, STRICT_SERVER, "ext-info-c", "ext-info-s"))
+EXTENSIONS = "ext-info-c"
+_MARKS = frozenset((STRICT_CLIENT, STRICT_SERVER, EXTENSIONS, "ext-info-s"))
 
 
 class NoCommonAlgorithm(ValueError):
@@ -43,6 +44,14 @@ class Offer:
     macs_in: Sequence[str]
     compressions_out: Sequence[str]
     compressions_in: Sequence[str]
+
+    def written(self) -> bytes:
+        """Write it as in a KEXINIT message, behind its number and 16 random octets.
+
+        Neither languages nor a guess of the algorithms come behind it.
+        """
+        lists = (getattr(self, field.name) for field in fields(self))
+        return b"".join(map(name_list, lists)) + 2 * name_list(()) + b"\0" + bytes(4)
 
     @classmethod
     def parse(cls, packet: bytes) -> Offer:

@@ -8,13 +8,14 @@ sides then agree on is still the first of the longer list that both have.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pkengine.ssh.ciphers import CIPHERS, MACS
 from pkengine.ssh.host_keys import HOST_KEY_ALGORITHMS, KEY_TYPES
 from pkengine.ssh.key_exchange import METHODS
-from pkengine.ssh.negotiation import STRICT_CLIENT, Offer
+from pkengine.ssh.negotiation import EXTENSIONS, STRICT_CLIENT, Offer
 
 _LESS_TRUSTED = "nistp"
 
@@ -28,14 +29,17 @@ class ClientOffer:
         wanted: the host key algorithms of which the host must have one.  Those that stand
             behind them are for OpenSSH's server, which looks there for the hashes that this
             side knows, before it proves an RSA key beside the one of the connection.
+        written: the lists as a KEXINIT message has them, behind its 16 random octets.
     """
 
     lists: Offer
     wanted: tuple[str, ...]
+    written: bytes
 
     @classmethod
-    def of(cls, key_types: Sequence[str], *, is_wide: bool = False) -> ClientOffer:
-        """Make the offer.
+    @functools.cache
+    def of(cls, key_types: tuple[str, ...], *, is_wide: bool = False) -> ClientOffer:
+        """Make the offer, or give the same again.
 
         Args:
             key_types: those that are wanted of the host, the most wanted first.
@@ -48,20 +52,17 @@ class ClientOffer:
             exchanges = _trusted(METHODS)
             others = _trusted(KEY_TYPES)
             key_types = _trusted(key_types) or key_types
-        host_keys = _algorithms((*key_types, *others))
-        return cls(
-            Offer(
-                exchanges=(*exchanges, STRICT_CLIENT),
-                host_keys=host_keys,
-                ciphers_out=tuple(CIPHERS),
-                ciphers_in=tuple(CIPHERS),
-                macs_out=tuple(MACS),
-                macs_in=tuple(MACS),
-                compressions_out=("none",),
-                compressions_in=("none",),
-            ),
-            _algorithms(key_types),
+        lists = Offer(
+            exchanges=(*exchanges, STRICT_CLIENT, EXTENSIONS),
+            host_keys=_algorithms((*key_types, *others)),
+            ciphers_out=tuple(CIPHERS),
+            ciphers_in=tuple(CIPHERS),
+            macs_out=tuple(MACS),
+            macs_in=tuple(MACS),
+            compressions_out=("none",),
+            compressions_in=("none",),
         )
+        return cls(lists, _algorithms(key_types), lists.written())
 
     def is_too_narrow_for(self, host: Offer) -> bool:
         """Tell whether the host has something that only a wide offer has."""

@@ -8,7 +8,8 @@ every message that a server may send: one that comes at the wrong moment ends th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.conch.ssh.transport import MSG_KEXINIT, MSG_NEWKEYS, MSG_SERVICE_REQUEST
@@ -71,23 +72,13 @@ class SshTransport(PacketTransport):
         self._clock = clock
         self._verifier = verifier
         self._is_wide = is_wide
-        self._make_offer(*verifier.key_types)
+        self._offer = ClientOffer.of(tuple(verifier.key_types), is_wide=is_wide)
         self._shown: SshPublicKey | None = None
         self._keying: Keying | None = None
         self._awaits_reply = False
         self._renewal: IDelayedCall | None = None
         self._strict = False
         self._requested: Any = None
-
-    def _make_offer(self, *key_types: str) -> None:
-        """Choose what to offer in the next key exchange; conch sends it."""
-        self._offer = ClientOffer.of(key_types, is_wide=self._is_wide)
-        lists = self._offer.lists
-        self.supportedKeyExchanges = _names(lists.exchanges)
-        self.supportedPublicKeys = _names(lists.host_keys)
-        self.supportedCiphers = _names(lists.ciphers_out)
-        self.supportedMACs = _names(lists.macs_out)
-        self.supportedCompressions = _names(lists.compressions_out)
 
     # Messages, and when they may come and go.
 
@@ -136,7 +127,10 @@ class SshTransport(PacketTransport):
 
     def sendKexInit(self) -> None:
         """Begin a key exchange, or answer to one that the host began."""
-        super().sendKexInit()
+        self.ourKexInitPayload = bytes((MSG_KEXINIT,)) + os.urandom(16) + self._offer.written
+        self.sendPacket(MSG_KEXINIT, self.ourKexInitPayload[1:])
+        self._keyExchangeState = self._KEY_EXCHANGE_REQUESTED
+        self._blockedByKeyExchange = []
         if self.is_secure:
             self._set_renewal(REKEY_TIMEOUT_S, self._renewal_stalled)
 
@@ -247,7 +241,7 @@ class SshTransport(PacketTransport):
         if not self.is_secure:
             self.is_secure = True
             assert self._shown is not None
-            self._make_offer(self._shown.key_type)
+            self._offer = ClientOffer.of((self._shown.key_type,), is_wide=self._is_wide)
             self.stage = "its consent to a login"
             self.secured.callback(None)
 
@@ -268,7 +262,3 @@ class SshTransport(PacketTransport):
         if instance is None or Reader(packet).string() != instance.name:
             raise MalformedMessage("the host accepts a service that was not asked for")
         self.setService(instance)
-
-
-def _names(names: Iterable[str]) -> list[bytes]:
-    return [name.encode("ascii") for name in names]

@@ -58,7 +58,12 @@ class Reader:
 
     def string(self) -> bytes:
         """Read a ``string``, or an ``mpint`` in its wire form."""
-        return self.octets(self.uint32())
+        message, begin = self._message, self._at + 4
+        end = begin + int.from_bytes(message[self._at : begin], "big")
+        if end > len(message):
+            raise MalformedMessage("a message ends before its last field")
+        self._at = end
+        return message[begin:end]
 
     def name_list(self) -> list[str]:
         """Read a ``name-list``."""
