@@ -51,6 +51,14 @@ class OfferTests(SynchronousTestCase):
             wide.lists.exchanges.index("curve25519-sha256"),
         )
 
+    def test_a_connection_that_carries_nothing_secret_does_the_cheaper_exchange_first(self):
+        usual, cheap = (
+            ClientOffer.of(KEY_TYPES, keeps_secrets=secret).lists.exchanges
+            for secret in (True, False)
+        )
+        self.assertEqual((usual[0], cheap[0]), ("mlkem768x25519-sha256", "curve25519-sha256"))
+        self.assertEqual(set(usual), set(cheap))
+
     def test_only_what_is_missing_makes_an_offer_too_narrow(self):
         offer = ClientOffer.of(KEY_TYPES)
         wide = ClientOffer.of(KEY_TYPES, is_wide=True)

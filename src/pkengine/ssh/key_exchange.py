@@ -144,7 +144,11 @@ def _has_mlkem() -> bool:
         return False
 
 
+#: Those that also a quantum computer would not undo.
+HYBRIDS = frozenset(("mlkem768x25519-sha256",))
+
 if not _has_mlkem():
-    del METHODS["mlkem768x25519-sha256"]
+    for _name in HYBRIDS:
+        del METHODS[_name]
 if dh is None:
     METHODS = {name: method for name, method in METHODS.items() if not name.startswith("diffie-")}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pkengine.ssh.ciphers import CIPHERS, MACS
 from pkengine.ssh.host_keys import HOST_KEY_ALGORITHMS, KEY_TYPES
-from pkengine.ssh.key_exchange import METHODS
+from pkengine.ssh.key_exchange import HYBRIDS, METHODS
 from pkengine.ssh.negotiation import EXTENSIONS, STRICT_CLIENT, Offer
 
 _LESS_TRUSTED = "nistp"
@@ -38,13 +38,17 @@ class ClientOffer:
 
     @classmethod
     @functools.cache
-    def of(cls, key_types: tuple[str, ...], *, is_wide: bool = False) -> ClientOffer:
+    def of(
+        cls, key_types: tuple[str, ...], *, is_wide: bool = False, keeps_secrets: bool = True
+    ) -> ClientOffer:
         """Make the offer, or give the same again.
 
         Args:
             key_types: those that are wanted of the host, the most wanted first.
             is_wide: also what is trusted less.  A type that is wanted alone, because the host
                 has such a key, is offered in any case.
+            keeps_secrets: something secret will be said; else a key exchange that outlasts
+                quantum computers, and takes twice the time, comes last.
         """
         exchanges: Iterable[str] = METHODS
         others: Iterable[str] = KEY_TYPES
@@ -52,6 +56,8 @@ class ClientOffer:
             exchanges = _trusted(METHODS)
             others = _trusted(KEY_TYPES)
             key_types = _trusted(key_types) or key_types
+        if not keeps_secrets:
+            exchanges = sorted(exchanges, key=HYBRIDS.__contains__)
         lists = Offer(
             exchanges=(*exchanges, STRICT_CLIENT, EXTENSIONS),
             host_keys=_algorithms((*key_types, *others)),

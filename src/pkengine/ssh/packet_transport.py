@@ -63,6 +63,7 @@ class PacketTransport(SSHClientTransport):
         self.ended_by: SshError | None = None
         self.on_writable: Callable[[], None] = lambda: None
         self._network: Any = None  # the stream, which conch's type knows too little of
+        self._socket: socket.socket | None = None
         self._packets = PacketStream()
         self._unimplemented = 0
         self._unheard = 0
@@ -77,6 +78,7 @@ class PacketTransport(SSHClientTransport):
         self._network = self.transport
         if ITCPTransport.providedBy(self.transport):
             self._network.setTcpNoDelay(True)
+            self._socket = self._network.getHandle()
         if ISystemHandle.providedBy(self.transport):
             notice_silence(self._network.getHandle())
         self._network.bufferSize = _WRITE_BUFFER
@@ -165,10 +167,9 @@ class PacketTransport(SSHClientTransport):
         Until a session starts, sshd leaves Nagle's algorithm on, and then waits for our
         acknowledgement, which Linux delays by 40 ms.  The option does not last.
         """
-        if _QUICKACK is not None and ITCPTransport.providedBy(self.transport):
-            handle = self._network.getHandle()
+        if _QUICKACK is not None and self._socket is not None and self.ended_by is None:
             with contextlib.suppress(OSError):  # the host may have hung up meanwhile
-                handle.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+                self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
     def sendUnimplemented(self) -> None:
         """Say that a message was not understood, but not without end."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from twisted.logger import (
-    FilteringLogObserver,
-    Logger,
-    LogLevel,
-    LogLevelFilterPredicate,
-    globalLogPublisher,
-)
+from twisted.logger import Logger, LogLevel
 
-QUIET_LOG = Logger(
-    observer=FilteringLogObserver(
-        globalLogPublisher, [LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)]
-    )
-)
+
+class _QuietLogger(Logger):
+    """Drops what is below a warning, before an event or a logger of its own is made for it."""
+
+    def __get__(self, instance: object, owner: type | None = None) -> Logger:
+        return self
+
+    def emit(self, level: LogLevel, format: str | None = None, **kwargs: object) -> None:
+        if level >= LogLevel.warn:
+            super().emit(level, format, **kwargs)
+
+
+QUIET_LOG = _QuietLogger("pkengine.ssh")

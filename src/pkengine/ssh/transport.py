@@ -72,7 +72,11 @@ class SshTransport(PacketTransport):
         self._clock = clock
         self._verifier = verifier
         self._is_wide = is_wide
-        self._offer = ClientOffer.of(tuple(verifier.key_types), is_wide=is_wide)
+        self._offer = ClientOffer.of(
+            tuple(verifier.key_types),
+            is_wide=is_wide,
+            keeps_secrets=not verifier.is_key_enough,
+        )
         self._shown: SshPublicKey | None = None
         self._keying: Keying | None = None
         self._awaits_reply = False
