@@ -111,6 +111,36 @@ class DiallerTests(SynchronousTestCase):
         self.clock.pump([60.0] * 10)
         self.assertEqual((len(self.attempts), channel.asked), (1, []))
 
+    def test_a_channel_that_was_opened_elsewhere_takes_the_place_of_the_one_that_there_is(
+        self,
+    ) -> None:
+        self.engines.put("engine-1", ENGINE)
+        self.start()
+        former, adopted = self.succeed(), FakeChannel()
+        moved = DialledEngine(url="wss://moved.example", mechanism="sign", server=ENGINE.server)
+        self.engines.put("engine-1", moved)
+        self.dialler.adopt("engine-1", moved, adopted)  # type: ignore[arg-type]
+        self.assertEqual((former.asked, self.state()), (["close"], ("connected", "")))
+        self.assertTrue(self.dialler.holds(adopted))  # type: ignore[arg-type]
+        self.assertFalse(self.dialler.holds(former))  # type: ignore[arg-type]
+        self.dialler.look()
+        self.clock.pump([REFRESH_S] * 10)
+        self.assertEqual((len(self.attempts), adopted.asked), (1, []))
+        adopted.end("It broke.")
+        self.assertEqual(self.state(), ("waiting", "It broke."))
+        self.seconds_until_the_next_attempt()
+
+    def test_a_channel_may_be_the_first_of_its_engine(self) -> None:
+        self.start()
+        adopted = FakeChannel()
+        self.engines.put("engine-1", ENGINE)
+        self.dialler.adopt("engine-1", ENGINE, adopted)  # type: ignore[arg-type]
+        self.dialler.look()
+        self.assertEqual((self.attempts, self.state()), ([], ("connected", "")))
+        self.engines.remove("engine-1")
+        self.dialler.look()
+        self.assertEqual((adopted.asked, self.dialler.status()), (["close"], []))
+
     def test_pauses_double_up_to_a_limit(self) -> None:
         self.engines.put("engine-1", ENGINE)
         self.start()

@@ -107,11 +107,20 @@ class EngineDialler(Service):
         """Tell how it stands with each engine."""
         return [line.status() for line in self._lines.values()]
 
-    def _refresh(self) -> None:
-        seen = self._engines.changed_at()
-        if seen == self._seen:
-            return
-        self._seen = seen
+    def holds(self, channel: Channel) -> bool:
+        """Tell whether a channel is one of those that this keeps."""
+        return any(line.channel is channel for line in self._lines.values())
+
+    def adopt(self, name: str, engine: DialledEngine, channel: Channel) -> None:
+        """Keep a channel that was opened elsewhere, in place of the one that there is."""
+        former = self._lines.pop(name, None)
+        if former is not None:
+            former.stop()
+        self._begin(name, engine, channel)
+
+    def look(self) -> None:
+        """Follow the list of engines as it is now."""
+        self._seen = self._engines.changed_at()
         wanted, errors = self._engines.all()
         for error in errors:
             self._log.error("An engine is not dialled: {reason}", reason=str(error))
@@ -124,11 +133,16 @@ class EngineDialler(Service):
                 )
         for name, engine in wanted.items():
             if name not in self._lines:
-                line = _Line(
-                    self._clock, name, engine, self._connect, self._connected, self._uniform
-                )
-                self._lines[name] = line
-                line.start()
+                self._begin(name, engine)
+
+    def _refresh(self) -> None:
+        if self._engines.changed_at() != self._seen:
+            self.look()
+
+    def _begin(self, name: str, engine: DialledEngine, channel: Channel | None = None) -> None:
+        line = _Line(self._clock, name, engine, self._connect, self._connected, self._uniform)
+        self._lines[name] = line
+        line.start(channel)
 
 
 class _Line:
@@ -156,10 +170,11 @@ class _Line:
         self._failures = 0
         self._last_failure = ""
         self._run: Deferred[None] | None = None
+        self.channel: Channel | None = None
 
-    def start(self) -> None:
-        """Dial, until `stop`."""
-        self._run = Deferred.fromCoroutine(self._keep())
+    def start(self, channel: Channel | None = None) -> None:
+        """Dial, until `stop`; where there is a channel already, when that has ended."""
+        self._run = Deferred.fromCoroutine(self._keep(channel))
         self._run.addErrback(lambda failure: failure.trap(*_CANCELLED))
         self._run.addErrback(
             lambda failure: self._log.failure("Dialling {name} failed", failure, name=self._name)
@@ -184,22 +199,31 @@ class _Line:
             last_failure=self._last_failure,
         )
 
-    async def _keep(self) -> None:
+    async def _keep(self, channel: Channel | None) -> None:
         while True:
-            self._move(LineState.DIALLING)
-            try:
-                channel = await self._connect(self._name, self.engine)
-            except _CANCELLED:
-                raise
-            except (PkengineError, ConnectError, ConnectionClosed, OSError) as error:
-                self._failed(str(error) or type(error).__name__)
-            except Exception as error:
-                self._log.failure("Dialling {name} failed", name=self._name)
-                self._failed(f"{type(error).__name__}; see the log.")
-            else:
+            if channel is None:
+                channel = await self._dial()
+            if channel is not None:
                 await self._hold(channel)
+                channel = None
             self._move(LineState.WAITING)
             await deferLater(self._clock, self._pause_s())
+
+    async def _dial(self) -> Channel | None:
+        self._move(LineState.DIALLING)
+        try:
+            channel = await self._connect(self._name, self.engine)
+        except _CANCELLED:
+            raise
+        except (PkengineError, ConnectError, ConnectionClosed, OSError) as error:
+            self._failed(str(error) or type(error).__name__)
+        except Exception as error:
+            self._log.failure("Dialling {name} failed", name=self._name)
+            self._failed(f"{type(error).__name__}; see the log.")
+        else:
+            self._connected.add(channel)
+            return channel
+        return None
 
     async def _hold(self, channel: Channel) -> None:
         """Wait until a connection has ended; close it where that is cancelled."""
@@ -214,12 +238,14 @@ class _Line:
             return reason
 
         channel.closed.addCallback(ended)
-        self._connected.add(channel)
+        self.channel = channel
         try:
             await gone
         except CancelledError:
             await self._close(channel)
             raise
+        finally:
+            self.channel = None
         if self._clock.seconds() - self._since >= HELD_S:
             self._failures = 0
         else:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pkengine.agent.dialled_engines import NO_PROXY, DialledEngine
+from pkengine.auth.mechanisms import IdentityParts
+from pkengine.auth.shared_key import MemorySharedKeys, SharedKey
 from pkengine.channel import Channel, Verbs, connect_channel
 from pkengine.channel.engine_url import engine_endpoint
 from pkengine.channel.http_proxy import HttpProxy, proxy_from_environment
-from pkengine.interfaces import IAuthenticator
 
 
 class EngineDialling:
@@ -18,7 +20,7 @@ class EngineDialling:
 
     Args:
         reactor: does the connecting.
-        authenticators: gives the authenticator of a mechanism.
+        parts: who the agent is, and whom it accepts.
         verbs: what engines may call.
         environment: names the HTTP proxy, where an engine's own settings do not.
     """
@@ -26,17 +28,24 @@ class EngineDialling:
     def __init__(
         self,
         reactor: Any,
-        authenticators: Callable[[str], IAuthenticator],
+        parts: IdentityParts,
         verbs: Verbs,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         self._reactor = reactor
-        self._authenticators = authenticators
+        self._parts = parts
         self._verbs = verbs
         self._environment = environment
 
-    async def connect(self, name: str, engine: DialledEngine) -> Channel:
+    async def connect(
+        self, name: str, engine: DialledEngine, secret: SharedKey | None = None
+    ) -> Channel:
         """Open a channel to the engine of that name; both ends have proved who they are.
+
+        Args:
+            name: what the agent calls the engine.
+            engine: how to reach it.
+            secret: what to prove in place of what is on disk.
 
         Raises:
             AuthenticationError: one end did not prove who it is.
@@ -50,9 +59,15 @@ class EngineDialling:
             pin=engine.server_pin(),
             proxy=self._proxy(engine, url.hostname or ""),
         )
-        authenticator = self._authenticators(engine.mechanism)
+        parts = self._parts
+        if secret is not None:
+            parts = replace(parts, secrets=MemorySharedKeys([secret]))
         return await connect_channel(
-            self._reactor, endpoint, authenticator, expected=name, verbs=self._verbs
+            self._reactor,
+            endpoint,
+            parts.authenticator(engine.mechanism),
+            expected=name,
+            verbs=self._verbs,
         )
 
     def _proxy(self, engine: DialledEngine, host: str) -> HttpProxy | None:

@@ -111,19 +111,27 @@ class EngineListener(Service):
             return []
         return [listening_address(self._listener.getHost())]
 
+    def require(self) -> None:
+        """Listen, if this does not yet; the demand decides for how long.
+
+        Raises:
+            AgentError: that is not possible.
+        """
+        if self._listener is None:
+            self._open()
+            self._changed()
+
     def look(self) -> None:
         """Listen, or stop listening, where the demand has changed."""
         is_wanted = self._demand is None or self._demand()
-        if is_wanted and self._listener is None:
+        if is_wanted:
             try:
-                self._open()
+                self.require()
             except AgentError as error:
                 if str(error) != self._trouble:  # it is tried again each time
                     self._log.error("{reason}", reason=str(error))
                 self._trouble = str(error)
-            else:
-                self._changed()
-        elif not is_wanted and self._listener is not None:
+        elif self._listener is not None:
             self._log.info("Listening no more: no engine has to reach this agent")
             self._close()
             self._changed()

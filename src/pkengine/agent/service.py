@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 import pkengine
@@ -34,10 +35,13 @@ from pkengine.agent.dialled_engines import DialledEngines
 from pkengine.agent.engine_dialler import EngineDialler
 from pkengine.agent.engine_dialling import EngineDialling
 from pkengine.agent.engine_listener import EngineListener, is_reached_by
+from pkengine.agent.engine_ways import EngineWays
 from pkengine.agent.listening import NOWHERE
 from pkengine.agent.notify import SystemdNotifier
 from pkengine.agent.state import StateFolder
-from pkengine.agent.verbs import Host, engine_verbs
+from pkengine.agent.trial_trust import TrialTrust
+from pkengine.agent.verbs import Host, answer_engines
+from pkengine.agent.way_changes import WayChanges
 from pkengine.auth.mechanisms import IdentityParts
 from pkengine.auth.shared_key import SharedKeyFolder
 from pkengine.auth.trust import FileTrustStore
@@ -82,7 +86,8 @@ class AgentService(MultiService):
         self._state = StateFolder(directory)
         key_pair = self._state.prepare()
         self._lock = self._state.lock()
-        self._trust = trust = FileTrustStore(self._state.authorized_engines)
+        self._kept = FileTrustStore(self._state.authorized_engines)
+        trust = TrialTrust(self._kept)
         self.pin = key_pair.pin
         self._dialled = DialledEngines(self._state.dialled_engines)
         secrets = SharedKeyFolder(self._state.secrets)
@@ -90,7 +95,7 @@ class AgentService(MultiService):
         self._host = Host(reactor, self._state, environment.get("PKAGENT_BUNDLE", ""))
         self._notifier = SystemdNotifier(reactor, environment)
         self._connected = ConnectedEngines(reactor, self._changed)
-        verbs = engine_verbs(self._host, self._keys)
+        verbs = Verbs()
         parts = IdentityParts(key_pair, trust, secrets)
         self._listener: EngineListener | None = None
         if endpoint is not None:
@@ -105,8 +110,20 @@ class AgentService(MultiService):
                 changed=self._changed,
             )
             MultiService.addService(self, self._listener)
-        dialling = EngineDialling(reactor, parts.authenticator, verbs, environment)
+        dialling = EngineDialling(reactor, parts, verbs, environment)
         self._dialler = EngineDialler(reactor, self._dialled, dialling.connect, self._connected)
+        self._changes = WayChanges(
+            reactor,
+            own=self.pin,
+            trust=trust,
+            ways=EngineWays(trust, secrets, self._dialled),
+            dialled=self._dialled,
+            dialler=self._dialler,
+            listener=self._listener,
+            connect=dialling.connect,
+            connected=self._connected,
+        )
+        answer_engines(verbs, self._host, self._keys, self._changes)
         control = ControlService(reactor, self._state, self._control_verbs)
         # The last one to start says that all is ready, and is the first to stop.
         for service in (self._dialler, control, self._notifier):
@@ -131,6 +148,12 @@ class AgentService(MultiService):
             )
         MultiService.privilegedStartService(self)
         self._changed()
+
+    def stopService(self) -> Deferred[Any]:
+        """Close every connection in order."""
+        self._changes.stop()
+        stopping: Deferred[Any] = MultiService.stopService(self)
+        return stopping
 
     def status(self) -> Status:
         """Tell how the agent is doing."""
@@ -157,7 +180,10 @@ class AgentService(MultiService):
 
     def _is_reached(self) -> bool:
         """Tell whether an engine has to reach this agent, because it is not dialled."""
-        return is_reached_by(self._trust.peers(), "pin", self._dialled.all()[0])
+        dialled, _ = self._dialled.all()
+        return self._changes.is_engine_awaited() or is_reached_by(
+            self._kept.peers(), "pin", dialled
+        )
 
     def _addresses(self) -> list[ListeningAddress]:
         return self._listener.addresses() if self._listener is not None else []

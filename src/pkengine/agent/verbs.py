@@ -16,8 +16,13 @@ from pkengine.agent.capabilities import read_capabilities
 from pkengine.agent.hardware import read_hardware
 from pkengine.agent.state import StateFolder
 from pkengine.agent.statistics import Statistics
+from pkengine.agent.way_changes import WayChanges
 from pkengine.channel import Channel, Verbs
 from pkengine.channel.verbs import (
+    ENGINE_CANCEL,
+    ENGINE_COMMIT,
+    ENGINE_PREPARE,
+    ENGINE_TRY,
     GET_CAPABILITIES,
     GET_HARDWARE_INFO,
     GET_STATS,
@@ -33,6 +38,7 @@ from pkengine.channel.verbs import (
     HardwareInfo,
     HostStats,
     Nothing,
+    PrepareWay,
     RemoveKey,
 )
 
@@ -87,8 +93,8 @@ class Host:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), read)
 
 
-def engine_verbs(host: Host, keys: AcceptedKeys) -> Verbs:
-    """Give the verbs that an engine may call."""
+def answer_engines(verbs: Verbs, host: Host, keys: AcceptedKeys, ways: WayChanges) -> None:
+    """Answer the verbs that an engine may call."""
 
     def add_key(request: AddKey, channel: Channel) -> AcceptedKey:
         return keys.add(request, by=channel.peer_name)
@@ -96,7 +102,6 @@ def engine_verbs(host: Host, keys: AcceptedKeys) -> Verbs:
     def remove_key(request: RemoveKey, channel: Channel) -> AcceptedKey:
         return keys.remove(request, by=channel.peer_name, may_be_last=request.may_be_last)
 
-    verbs = Verbs()
     verbs.add(PING, Nothing, lambda _, __: None)
     verbs.add(GET_CAPABILITIES, Nothing, lambda _, __: host.capabilities())
     verbs.add(GET_STATS, Nothing, lambda _, channel: host.statistics(channel))
@@ -105,4 +110,7 @@ def engine_verbs(host: Host, keys: AcceptedKeys) -> Verbs:
     verbs.add(KEYS_LIST, Nothing, lambda _, __: keys.list())
     verbs.add(KEYS_ADD, AddKey, add_key)
     verbs.add(KEYS_REMOVE, RemoveKey, remove_key)
-    return verbs
+    verbs.add(ENGINE_PREPARE, PrepareWay, ways.prepare)
+    verbs.add(ENGINE_TRY, Nothing, lambda _, channel: ways.attempt(channel))
+    verbs.add(ENGINE_COMMIT, Nothing, lambda _, channel: ways.commit(channel))
+    verbs.add(ENGINE_CANCEL, Nothing, lambda _, channel: ways.cancel(channel))

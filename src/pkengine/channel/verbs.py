@@ -7,7 +7,7 @@ in the docstring, where vdsm sends strings.
 from __future__ import annotations
 
 import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -145,6 +145,46 @@ class RemoveKey(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fiel
     may_be_last: bool = False
 
 
+class PrepareWay(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """The parameters of ``Engine.prepare``: another way between an engine and an agent.
+
+    Attributes:
+        name: what the agent calls the engine; an engine changes no way but its own.
+        host_id: what the engine calls the host.
+        engine_pin: the engine's key.
+        connection: ``engine-dials`` or ``agent-dials``.
+        mechanism: how both prove who they are.
+        url, server: where the agent dials, as in ``engines.d``; empty where it does not.
+        share: the engine's share of a new key, where the mechanism needs one.
+    """
+
+    name: str
+    host_id: str
+    engine_pin: str
+    connection: Literal["engine-dials", "agent-dials"]
+    mechanism: Literal["pin", "sign", "hmac", "spake2plus"]
+    url: str = ""
+    server: str = ""
+    share: str | None = None
+
+
+class PreparedWay(msgspec.Struct, frozen=True, rename="camel"):
+    """``Engine.prepare``: the agent's own key, and its share of a new key if there is one."""
+
+    pin: str
+    share: str | None = None
+
+
+class CommittedWay(msgspec.Struct, frozen=True, rename="camel"):
+    """``Engine.commit``: the way that is the only one now.
+
+    Attributes:
+        is_new: it is the one that was prepared, and not the one that was there before.
+    """
+
+    is_new: bool
+
+
 class AgentVersion(msgspec.Struct, frozen=True, rename="camel"):
     """``Agent.getVersion``; ``bundle`` is the hash of the installed version, or empty."""
 
@@ -163,3 +203,7 @@ KEYS_LIST = "Keys.list"
 KEYS_ADD = "Keys.add"
 KEYS_REMOVE = "Keys.remove"
 GET_VERSION = "Agent.getVersion"
+ENGINE_PREPARE = "Engine.prepare"
+ENGINE_TRY = "Engine.try"
+ENGINE_COMMIT = "Engine.commit"
+ENGINE_CANCEL = "Engine.cancel"
