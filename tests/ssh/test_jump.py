@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, ensureDeferred
-from twisted.internet.protocol import Factory
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.endpoints import connectProtocol
+from twisted.internet.protocol import Factory, Protocol
 
 from pkengine.errors import (
     HostKeyMismatch,
@@ -25,6 +26,31 @@ from tests.ssh.server import ECDH_INIT, SshServer, host_key, public
 from tests.ssh.test_openssh import OpenSshTestCase
 
 OTHER = public(host_key("ssh-ed25519", 2))
+
+
+class Sender(Protocol):
+    def __init__(self) -> None:
+        self.met: Deferred[None] = Deferred()
+
+    def connectionMade(self) -> None:
+        self.met.callback(None)
+
+
+class Receiver(Protocol):
+    TOTAL = 1024 * 1024
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.complete: Deferred[None] = Deferred()
+        self.lost: Deferred[None] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += len(data)
+        if self.received == self.TOTAL:
+            self.complete.callback(None)
+
+    def connectionLost(self, reason: object = None) -> None:
+        self.lost.callback(None)
 
 
 class JumpTests(OpenSshTestCase):
@@ -99,6 +125,30 @@ class JumpTests(OpenSshTestCase):
         connection = await self.login(self.serve(name="host"), through=bastion)
         bastion._transport.end(SshConnectionLost("cut"))
         self.assertIsInstance(await connection.closed, SshConnectionLost)
+
+    async def test_who_pauses_is_sent_no_more_than_the_window_and_then_all_of_it(self):
+        bastion = await self.bastion()
+        sender = Sender()
+        listening = reactor.listenTCP(
+            0, Factory.forProtocol(lambda: sender), interface="127.0.0.1"
+        )
+        self.addCleanup(listening.stopListening)
+        receiver = Receiver()
+        endpoint = bastion.endpoint("127.0.0.1", listening.getHost().port)
+        await connectProtocol(endpoint, receiver)
+        transport = receiver.transport
+        transport.pauseProducing()
+        await sender.met
+        sender.transport.write(b"x" * Receiver.TOTAL)
+        # The host has sent all that it may as soon as it answers something else.
+        while transport.localWindowLeft > 0:
+            await bastion.run("true")
+        self.assertEqual(receiver.received, 0)
+        transport.resumeProducing()
+        await receiver.complete
+        self.assertEqual(receiver.received, Receiver.TOTAL)
+        transport.loseConnection()
+        await receiver.lost
 
     def stalling(self) -> SshServer:
         server = SshServer(host_key("ssh-ed25519")).listen("127.0.0.1")

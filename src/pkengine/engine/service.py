@@ -228,6 +228,8 @@ class Engine(Service):
         identity = IdentityParts(self.key_pair, trust, secrets)
         registry = HostRegistry(store, self.events, HostTrust(trust, secrets, seal), reactor)
         arrivals = Arrivals()
+        known_keys = KnownKeys(store, self.events, reactor)
+        ways = SshWays(SshLogins(reactor, self.ssh_keys), known_keys)
         access = NetworkAccess(
             reactor,
             key_pair=self.key_pair,
@@ -236,11 +238,10 @@ class Engine(Service):
             key_limits=self._key_limits,
             trust=trust,
             arrivals=arrivals,
+            ways=ways,
             bundles=self.state.bundles,
             dial_in=self._dial_in,
         )
-        known_keys = KnownKeys(store, self.events, reactor)
-        ways = SshWays(SshLogins(reactor, self.ssh_keys), known_keys)
         monitor = Monitor(registry, access.connect, reactor, patience=self._patience)
         self._entrance = Entrance(
             reactor,

@@ -16,6 +16,7 @@ from pkengine.errors import (
     SshError,
 )
 from pkengine.keys import SshPublicKey
+from pkengine.ssh.forwarding import ForwardedEndpoint
 from pkengine.ssh.host_key_rotation import (
     PROOF,
     HostKeyUpdate,
@@ -142,6 +143,10 @@ class SshConnection:
                 readable(result.stderr, 2000),
             )
         return result
+
+    def endpoint(self, address: str, port: int) -> ForwardedEndpoint:
+        """Give what connects from the host to an address that it can reach."""
+        return ForwardedEndpoint(self.service, address, port)
 
     async def prove_host_keys(self, *, timeout_s: float = 10.0) -> HostKeyUpdate | None:
         """Learn which keys the host has now; it must prove those that were not known.

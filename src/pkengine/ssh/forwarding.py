@@ -76,6 +76,7 @@ class ForwardedStream(FlowingChannel):
         self._is_paused = False
         self._is_open = False
         self._waiting = bytearray()
+        self._received = bytearray()
 
     # From the connection.
 
@@ -104,8 +105,10 @@ class ForwardedStream(FlowingChannel):
         self.connected.errback(HostUnreachable(f"{self._through}, on the way, {what}"))
 
     def dataReceived(self, data: bytes) -> None:
-        """Pass on what came."""
-        if self._protocol is not None:
+        """Pass on what came, or keep it for a protocol that has paused."""
+        if self.is_reading_paused:
+            self._received += data
+        elif self._protocol is not None:
             self._protocol.dataReceived(data)
 
     def eofReceived(self) -> None:
@@ -113,7 +116,8 @@ class ForwardedStream(FlowingChannel):
         self.loseConnection()
 
     def closed(self) -> None:
-        """The channel is gone."""
+        """The channel is gone; what came before it went is passed on."""
+        self.resumeProducing()
         protocol, self._protocol = self._protocol, None
         if protocol is not None:
             protocol.connectionLost(Failure(ConnectionDone()))
@@ -149,6 +153,32 @@ class ForwardedStream(FlowingChannel):
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Ask this one to pause when too much waits."""
         self._producer = producer
+
+    def pauseProducing(self) -> None:
+        """Pass on nothing; the host may send no more than the window has room for."""
+        self.is_reading_paused = True
+
+    def resumeProducing(self) -> None:
+        """Pass on what has come meanwhile, and let the host send more."""
+        self.is_reading_paused = False
+        received, self._received = bytes(self._received), bytearray()
+        if received:
+            self.dataReceived(received)
+        if self._is_open and not self.localClosed and not self.is_reading_paused:
+            self.conn.adjustWindow(self, self.localWindowSize - self.localWindowLeft)
+
+    def stopProducing(self) -> None:
+        """End it."""
+        self.loseConnection()
+
+    def unregisterProducer(self) -> None:
+        """Ask nobody any more."""
+        self._producer = None
+        self._is_paused = False
+
+    def getPeer(self) -> IAddress:
+        """Give where this leads."""
+        return self._where
 
     def loseConnection(self) -> None:
         """Close the channel; what the host does not take now is lost."""

@@ -109,6 +109,11 @@ class ConnectionService(SSHConnection):
         channel.conn = self
         super().openChannel(channel, extra)
 
+    def adjustWindow(self, channel: FlowingChannel, bytesToAdd: int) -> None:
+        """Let the host send more, unless nobody reads there now."""
+        if not channel.is_reading_paused:
+            super().adjustWindow(channel, bytesToAdd)
+
     def sendData(self, channel: SSHChannel, data: bytes) -> None:
         """Send data on a channel, without joining it to what stands before it."""
         if not channel.localClosed:
@@ -121,10 +126,15 @@ class ConnectionService(SSHConnection):
 
 
 class FlowingChannel(SSHChannel):
-    """A channel that keeps what host and network do not take yet, and sends it later."""
+    """A channel that keeps what host and network do not take yet, and sends it later.
+
+    Attributes:
+        is_reading_paused: the host gets no room to send more.
+    """
 
     _log = QUIET_LOG
     conn: ConnectionService
+    is_reading_paused = False
 
     def addWindowBytes(self, data: int) -> None:
         """The host takes more."""

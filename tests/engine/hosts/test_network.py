@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from pathlib import Path
 from typing import Any
+from unittest import skipIf
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -39,13 +40,14 @@ from pkengine.engine.hosts.ssh_logins import SshLogins
 from pkengine.engine.hosts.ssh_ways import SshWays
 from pkengine.engine.hosts.watch import Patience
 from pkengine.engine.jobs import Jobs
-from pkengine.engine.model import Host, HostStatus
+from pkengine.engine.model import Host, HostSsh, HostStatus, JumpHost
 from pkengine.engine.store import Store
 from pkengine.errors import AuthenticationError, ChannelError
 from pkengine.keys import KeyPair, Pin
 from pkengine.ssh import SshKeyRing
 from tests.engine.hosts.fakes import ADMIN, CAPABILITIES, STATS
 from tests.engine.hosts.keys import host_trust, pinned
+from tests.ssh.openssh import USER, OpenSshServer, is_available
 
 ENGINE_KEY = KeyPair.generate("engine")
 AGENT_KEY = KeyPair.generate("agent")
@@ -96,14 +98,17 @@ class HostsTestCase(TestCase):
         self.trust = MemoryTrustStore()
         self.registry = HostRegistry(self.store, self.events, host_trust(self.trust), reactor)
         self.arrivals = Arrivals()
-        ssh_keys = SshKeyRing(state / "ssh")
+        self.ssh_keys = SshKeyRing(state / "ssh")
+        known_keys = KnownKeys(self.store, self.events, reactor)
+        ways = SshWays(SshLogins(reactor, self.ssh_keys), known_keys)
         self.access = NetworkAccess(
             reactor,
             key_pair=ENGINE_KEY,
             name="engine",
-            ssh_keys=ssh_keys,
+            ssh_keys=self.ssh_keys,
             trust=self.trust,
             arrivals=self.arrivals,
+            ways=ways,
             bundles=state / "bundles",
             dial_in=self.dial_in,
         )
@@ -113,15 +118,13 @@ class HostsTestCase(TestCase):
             reactor,
             patience=Patience(first_pause_s=0.05, longest_pause_s=0.1, grace_s=0.2),
         )
-        known_keys = KnownKeys(self.store, self.events, reactor)
-        logins = SshLogins(reactor, ssh_keys)
         self.hosts = Hosts(
             registry=self.registry,
             clusters=Clusters(self.store),
             events=self.events,
             jobs=Jobs(self.store, reactor),
             access=self.access,
-            ways=SshWays(logins, known_keys),
+            ways=ways,
             known_keys=known_keys,
             monitor=self.monitor,
             own_pin=ENGINE_KEY.pin,
@@ -213,6 +216,36 @@ class NetworkTests(HostsTestCase):
         with self.assertRaises((AuthenticationError, ChannelError)):
             await self.access.connect(host)
         channel.close()
+
+    async def behind(self, *options: str) -> tuple[OpenSshServer, HostSsh]:
+        """Give a jump host, and how a host is reached that is behind it."""
+        bastion = OpenSshServer(Path(self.mktemp()).absolute(), options=options)
+        bastion.start(self.ssh_keys.newest.authorized_keys_line)
+        self.addCleanup(lambda: Deferred.fromCoroutine(bastion.stop()))
+        return bastion, HostSsh(jumps=(JumpHost("127.0.0.1", bastion.port, USER),))
+
+    @skipIf(not is_available(), "OpenSSH's sshd is not installed (Debian: openssh-server)")
+    async def test_an_agent_behind_a_jump_host_is_reached_through_it(self) -> None:
+        bastion, ssh = await self.behind("LogLevel DEBUG1")
+        up = self.becomes(HostStatus.UP)
+        host = await self.know(HostStatus.INITIALIZING, ssh=ssh)
+        await up
+        self.assertEqual(self.hosts.authenticated(host.id).peer.key, AGENT_KEY.pin)
+        self.assertIn(b"direct-tcpip", bastion.log)
+        (known,) = await self.hosts.known_keys.list()
+        self.assertEqual(known.line.key, bastion.host_key())
+        # The connection to the jump host goes with the channel.
+        (process,) = bastion.processes
+        await self.hosts.deactivate(host.id, ADMIN)
+        await process.ended
+
+    @skipIf(not is_available(), "OpenSSH's sshd is not installed (Debian: openssh-server)")
+    async def test_a_jump_host_that_refuses_says_so_in_the_status(self) -> None:
+        _, ssh = await self.behind("AllowTcpForwarding no")
+        gone = self.becomes(HostStatus.NON_RESPONSIVE)
+        await self.know(HostStatus.INITIALIZING, ssh=ssh)
+        host = await gone
+        self.assertIn("on the way, does not allow that", host.status_detail)
 
     async def test_a_removed_host_has_dropped_the_engines_key(self) -> None:
         host = await self.know(HostStatus.MAINTENANCE)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IStreamClientEndpoint
 
 from pkengine.engine.hosts.agent_report import AgentChannel
 from pkengine.engine.model import Host
@@ -38,6 +39,9 @@ class LoggedIn(Protocol):
         Raises:
             SshError: it does not answer, or proves nothing.
         """
+
+    def endpoint(self, address: str, port: int) -> IStreamClientEndpoint:
+        """Give what connects to an address from there."""
 
     def close(self) -> Deferred[None]:
         """Close the connection."""

@@ -9,6 +9,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, FailureGroup, race
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectingCancelledError
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.threads import deferToThread
 
 from pkengine.auth.peer import TrustedPeer
@@ -18,12 +19,13 @@ from pkengine.channel import connect_channel
 from pkengine.engine.deployment.bundle import build_bundle
 from pkengine.engine.deployment.deployment import DeployedAgent, DeploymentPlan, deploy, undeploy
 from pkengine.engine.deployment.upgrade import reboot, restart, upgrade
-from pkengine.engine.hosts.access import Report, Verify, VerifyVersion
+from pkengine.engine.hosts.access import LoggedIn, Report, Verify, VerifyVersion
 from pkengine.engine.hosts.agent_report import AgentChannel
 from pkengine.engine.hosts.arrivals import Arrivals
 from pkengine.engine.hosts.dial_in import DialIn
+from pkengine.engine.hosts.ssh_ways import SshWays
 from pkengine.engine.hosts.trust import peer_name
-from pkengine.engine.model import Host
+from pkengine.engine.model import Host, Origin
 from pkengine.errors import ChannelError
 from pkengine.interfaces import ITrustStore
 from pkengine.keys import KeyPair, Pin
@@ -44,6 +46,7 @@ class NetworkAccess:
         trust: the keys of the hosts.
         arrivals: the agents that have dialled in.
         dial_in: what hosts that are installed are told about dialling, or None.
+        ways: lead to the agents of hosts that are behind others.
         bundles: the folder for the archives that carry the agent.
         key_limits: the options of this engine's line in ``authorized_keys``; None leaves those
             that the line has on a host.
@@ -58,6 +61,7 @@ class NetworkAccess:
         ssh_keys: SshKeyRing,
         trust: ITrustStore,
         arrivals: Arrivals,
+        ways: SshWays,
         bundles: Path,
         dial_in: DialIn | None = None,
         key_limits: Sequence[str] | None = None,
@@ -70,6 +74,7 @@ class NetworkAccess:
         self._trust = trust
         self._trusted = PinAuthenticator(key_pair, trust)
         self._arrivals = arrivals
+        self._ways = ways
         self._bundles = bundles
         self._dial_in = dial_in
 
@@ -203,15 +208,32 @@ class NetworkAccess:
         return lease
 
     async def _connect(self, host: Host, authenticator: PinAuthenticator) -> AgentChannel:
-        endpoint = HostnameEndpoint(self._reactor, host.address, host.port)
+        through = await self._ways.open(host, Origin())
         try:
-            return await connect_channel(
+            channel = await connect_channel(
                 self._reactor,
-                endpoint,
+                self._endpoint(host, through),
                 authenticator,
                 expected=peer_name(host.id),
                 timeout_s=CONNECT_TIMEOUT_S,
             )
-        except ConnectingCancelledError:
-            # To whoever awaits this, a connection that is given up is cancelled like any work.
-            raise CancelledError from None
+        except BaseException as error:
+            if through is not None:
+                await through.close()
+            if isinstance(error, ConnectingCancelledError):
+                # To whoever awaits this, a connection that is given up is cancelled like any work.
+                raise CancelledError from None
+            raise
+        if through is not None:
+            channel.closed.addBoth(lambda _: _close(through))
+        return channel
+
+    def _endpoint(self, host: Host, through: LoggedIn | None) -> IStreamClientEndpoint:
+        """Give what dials the agent: directly, or from the last machine on the way."""
+        if through is None:
+            return HostnameEndpoint(self._reactor, host.address, host.port)
+        return through.endpoint(host.address, host.port)
+
+
+def _close(connection: LoggedIn) -> None:
+    connection.close()
