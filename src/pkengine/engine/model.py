@@ -356,6 +356,45 @@ class Event:
     correlation_id: str = ""
 
 
+class InvitationState(enum.Enum):
+    """What became of an invitation; each but the first is final."""
+
+    OPEN = "open"
+    USED = "used"
+    BURNT = "burnt"  # after too many wrong guesses
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invitation:
+    """A code was given out, and whoever knows it may join as a host.
+
+    Attributes:
+        number: the public part of the code.
+        host_name: what the host will be called; empty for what it calls itself.
+        is_approved: the host needs no approval when it has joined.
+        guesses: how many wrong codes may have been tried; see `pkengine.engine.joining.guesses`.
+        sealed: what verifies the words of the code, encrypted.
+        user: who made it.
+        ended: when it was used, or ended otherwise.
+        host_id: which host used it.
+    """
+
+    id: uuid.UUID
+    number: int
+    state: InvitationState
+    created: datetime.datetime
+    expires: datetime.datetime
+    sealed: bytes = field(repr=False)
+    host_name: str = ""
+    is_approved: bool = False
+    guesses: int = 0
+    user: str = ""
+    ended: datetime.datetime | None = None
+    host_id: uuid.UUID | None = None
+
+
 class StepStatus(enum.Enum):
     """How far a job or one of its steps is (oVirt's JobStatus)."""
 

@@ -133,11 +133,7 @@ def checked(host: Host) -> Host:
     Raises:
         BadRequest: something is malformed.
     """
-    if not _NAME.fullmatch(host.name):
-        raise BadRequest(
-            f"The Host name {host.name!r} is malformed: expected 1 to 255 of the letters "
-            "A to Z, digits, '.', '_' and '-'."
-        )
+    name(host.name)
     for what, port in (("port", host.port), ("SSH port", host.ssh.port)):
         if not 1 <= port <= 65535:
             raise BadRequest(f"The {what} {port} is out of range: expected 1 to 65535.")
@@ -148,6 +144,20 @@ def checked(host: Host) -> Host:
             raise BadRequest(f"The {what} is too long: expected at most {MAX_TEXT} characters.")
     ssh = replace(host.ssh, jumps=_checked_jumps(host.ssh.jumps))
     return replace(host, address=address(host.address), ssh=ssh)
+
+
+def name(text: str) -> str:
+    """Give what may name a host.
+
+    Raises:
+        BadRequest: it is malformed.
+    """
+    if not _NAME.fullmatch(text):
+        raise BadRequest(
+            f"The Host name {text[:255]!r} is malformed: expected 1 to 255 of the letters "
+            "A to Z, digits, '.', '_' and '-'."
+        )
+    return text
 
 
 def shown_name(name: str) -> str:

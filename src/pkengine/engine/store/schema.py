@@ -117,6 +117,24 @@ host_keys = Table(
     Column("sealed", LargeBinary),  # see `pkengine.engine.store.sealing`
 )
 
+#: Codes that were given out; rows are removed some time after they have ended.
+invitations = Table(
+    "invitations",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("number", Integer, nullable=False, unique=True),
+    Column("state", String(20), nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+    Column("expires", UtcDateTime, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),  # see `pkengine.engine.store.sealing`
+    Column("host_name", String(255), nullable=False),
+    Column("is_approved", Boolean, nullable=False),
+    Column("guesses", Integer, nullable=False),
+    Column("user_name", String(255), nullable=False),
+    Column("ended", UtcDateTime),
+    Column("host_id", Uuid),
+)
+
 #: SSH host keys that are not the stored one and wait for a decision: one row a host.
 key_changes = Table(
     "key_changes",
