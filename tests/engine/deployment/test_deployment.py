@@ -401,6 +401,29 @@ class RefusedTests(DeploymentTestCase):
         self.assertEqual([good.bundle.hash], [agent.bundle for agent in self.running()])
         self.assertEqual(f"versions/{good.bundle.hash}", os.readlink(self.prefix / "current"))
 
+    async def test_an_agent_that_does_not_start_on_a_port_stays_on_the_one_before(
+        self,
+    ) -> None:
+        other = free_port()
+        start = f"if option('--listen') == '{other}': sys.exit('pkagent: Not there.')"
+        plan = self.plan(self.bundle(start=start))
+        await self.deploy(plan)
+        error = await self.refusal(replace(plan, agent_port=other))
+        self.assertEqual("start", error.step)
+        self.assertIn("Not there. The agent runs again as before.", str(error))
+        (agent,) = self.running()
+        self.assertEqual((plan.bundle.hash, str(self.port)), (agent.bundle, agent.listen))
+
+    async def test_a_way_back_that_fails_too_is_told_with_both_reasons(self) -> None:
+        once = self.home / "once"
+        start = f"os.path.exists({str(once)!r}) and sys.exit('pkagent: Never again.')"
+        start += f"; open({str(once)!r}, 'w').close()"
+        await self.deploy(self.plan(self.bundle("1", start=start)))
+        bad = self.plan(self.bundle("2", start="sys.exit('pkagent: I cannot.')"))
+        text = str(await self.refusal(bad))
+        self.assertIn("I cannot. What ran before does not start any more either", text)
+        self.assertIn("Never again.", text)
+
     async def test_an_agent_that_ends_right_after_its_start_is_noticed(self) -> None:
         dies = "open(option('--logfile'), 'a').write('pkagent: Out of luck.\\n'); sys.exit(0)"
         error = await self.refusal(self.plan(self.bundle(start=dies)))

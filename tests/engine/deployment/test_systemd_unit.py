@@ -189,6 +189,19 @@ class BootedHostTests(unittest.TestCase):
             await self.deploy()
         self.assertEqual("not-found", await self.show("LoadState"))
 
+    async def test_an_agent_that_does_not_start_on_a_port_stays_on_the_one_before(self) -> None:
+        deployed = await self.deploy()
+        # A drop-in of the administrator's, under which the unit does not start with one port.
+        unit = f"/etc/systemd/system/{UNIT_NAME}"
+        await self.host.run(
+            f"mkdir {unit}.d; cat > {unit}.d/port.conf",
+            stdin=f"[Service]\nExecStartPre=/bin/sh -c '! grep 54322 {unit}'\n".encode(),
+        )
+        with self.assertRaisesRegex(DeploymentError, "The agent runs again as before"):
+            await self.deploy(port=54322)
+        self.assertEqual("active", await self.show("ActiveState"))
+        await self.version(deployed.pin)
+
     async def test_undeploying_leaves_nothing(self) -> None:
         await self.deploy()
         await undeploy(await self.log_in(), report=lambda _: None, authorized_keys=[KEY])

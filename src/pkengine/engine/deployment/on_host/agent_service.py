@@ -49,7 +49,8 @@ def start(
 ) -> dict[str, Any]:
     """Let the version that is in use, and nothing else, serve the port.
 
-    Where it does not start and another version ran before, that one is put back.
+    Where it does not start, what ran before is put back: another version, or the same one on
+    another port.
 
     A unit is the systemd unit, ``{"name": …, "path": …, "text": …}``; None means twistd.
     """
@@ -62,21 +63,41 @@ def start(
                 f"port {port} is taken by {owner_of(others)}: stop it, or give the host's "
                 "agent another port."
             )
+        before = running[0] if running else None
+        service_before = service.as_it_was(before)
         is_changed = service.write()
         if not is_changed and service.is_serving(running, bundle, port):
             return {"changed": False}
-        before = next((agent.bundle for agent in running if agent.bundle != bundle), None)
         try:
             _restart(service, prefix, state, bundle, port)
         except StepFailed as failure:
-            if before is None or not os.path.isdir(os.path.join(prefix, "versions", before)):
+            if before is None or not _is_there(prefix, before.bundle):
                 _stop(service, prefix, state)
                 service.forget()
                 raise
-            point(prefix, "current", before)
-            _restart(service, prefix, state, before, port)
-            raise StepFailed(f"{failure} The version that ran before runs again.") from failure
+            how = _put_back(service_before, prefix, state, before, bundle, port)
+            raise StepFailed(f"{failure} {how}") from failure
     return {"changed": True}
+
+
+def _is_there(prefix: str, bundle: str) -> bool:
+    return os.path.isdir(os.path.join(prefix, "versions", bundle))
+
+
+def _put_back(
+    service: _Systemd | _Twistd, prefix: str, state: str, before: Agent, bundle: str, port: int
+) -> str:
+    """Start again what ran before; say in a sentence what became of that."""
+    try:
+        if before.bundle != bundle:
+            point(prefix, "current", before.bundle)
+        service.write()
+        _restart(service, prefix, state, before.bundle, before.port(port))
+    except (StepFailed, OSError) as error:
+        return f"What ran before does not start any more either: {error}"
+    if before.bundle != bundle:
+        return "The version that ran before runs again."
+    return "The agent runs again as before."
 
 
 def restart(
@@ -110,6 +131,7 @@ class _Twistd:
     """The agent as a daemon of its own, where no service manager is."""
 
     def __init__(self, prefix: str, state: str, port: int) -> None:
+        self._prefix, self._state, self._port = prefix, state, port
         self._pid_file = os.path.join(state, "pkagent.pid")
         self._log = os.path.join(state, "pkagent.log")
         self._command = [
@@ -118,6 +140,11 @@ class _Twistd:
             *("pkagent", "--state", state, "--listen", str(port)),
         ]
         self._said = ""
+
+    def as_it_was(self, running: Agent | None) -> _Twistd:
+        """Give what would start the agent as it runs now, where it runs."""
+        port = self._port if running is None else running.port(self._port)
+        return _Twistd(self._prefix, self._state, port)
 
     def write(self) -> bool:
         """There is no file to write."""
@@ -158,6 +185,13 @@ class _Systemd:
         self._path = unit["path"]
         self._text = unit["text"]
         self._began = 0
+
+    def as_it_was(self, running: Agent | None) -> _Systemd:
+        """Give the unit that stands on the disk, or this one where none does."""
+        text = self._text
+        with contextlib.suppress(FileNotFoundError), open(self._path, encoding="utf-8") as unit:
+            text = unit.read()
+        return _Systemd({"name": self._name, "path": self._path, "text": text})
 
     def write(self) -> bool:
         """Write the unit; say whether it is another one than before."""

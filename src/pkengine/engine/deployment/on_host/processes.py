@@ -23,6 +23,10 @@ class Agent:
         self.bundle = bundle
         self.listen = listen
 
+    def port(self, otherwise: int) -> int:
+        """Give the port that it was told to listen on, where it was told one."""
+        return int(self.listen) if self.listen and self.listen.isdecimal() else otherwise
+
 
 def agents(prefix: str, state: str) -> list[Agent]:
     """Find the running agents of a folder and a state, outside of containers.
