@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -16,7 +17,7 @@ from pkengine.engine.publisher import Publisher
 from pkengine.engine.search import Search
 from pkengine.engine.store import Store
 from pkengine.engine.store import events as queries
-from pkengine.errors import NotFound
+from pkengine.errors import NotFound, PkengineError, StoreError
 
 #: What a search may name.
 EVENT_FIELDS: Collection[str] = queries.SEARCHED
@@ -38,6 +39,7 @@ class EventCode(enum.IntEnum):
     HOST_UPDATED = 43
     HOST_REMOVED = 44
     HOST_ADD_FAILED = 104
+    HOST_UPDATE_FAILED = 105
     HOST_REMOVE_FAILED = 106
     USER_LOGIN_FAILED = 114
     HOST_INSTALLED = 504
@@ -88,6 +90,7 @@ class EventCode(enum.IntEnum):
     USER_REMOVED = 20003
     TOKEN_ISSUED = 20011
     TOKEN_REVOKED = 20012
+    DECISION_REFUSED = 20021
 
 
 #: Decisions about whom to trust, and their refusals: what the audit log is made of.
@@ -96,6 +99,7 @@ TRUST_DECISIONS = (
     EventCode.HOST_UPDATED,
     EventCode.HOST_REMOVED,
     EventCode.HOST_ADD_FAILED,
+    EventCode.HOST_UPDATE_FAILED,
     EventCode.HOST_REMOVE_FAILED,
     EventCode.HOST_INSTALLING,
     EventCode.HOST_INSTALLED,
@@ -136,6 +140,7 @@ TRUST_DECISIONS = (
     EventCode.USER_REMOVED,
     EventCode.TOKEN_ISSUED,
     EventCode.TOKEN_REVOKED,
+    EventCode.DECISION_REFUSED,
 )
 
 
@@ -221,6 +226,31 @@ class Events:
         event = await self._store.write(queries.insert_event, draft)
         self.publish(event)
         return event
+
+    @contextlib.asynccontextmanager
+    async def telling_refusal(
+        self, code: EventCode, what: str, origin: Origin, *, host: Host | None = None
+    ) -> AsyncIterator[None]:
+        """Write that something was refused, and why, where an error says so.
+
+        Args:
+            code: of the event.
+            what: the sentence before that of the error.
+            origin: who asked for it.
+            host: about which.
+
+        Raises:
+            PkengineError: as it was raised within, whether that could be written or not.
+        """
+        try:
+            yield
+        except PkengineError as error:
+            text = f"{what} {error}"
+            try:
+                await self.add(code, Severity.ERROR, text, host=host, origin=origin)
+            except StoreError as unwritten:
+                self._log.error("{text} {unwritten}", text=text, unwritten=unwritten)
+            raise
 
     def draft(
         self,

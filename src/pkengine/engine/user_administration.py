@@ -97,12 +97,14 @@ class UserAdministration:
         text = f"User {name} was added with the role {role.value}{_by(origin)}."
 
         def add(connection: Connection) -> None:
-            queries.insert_user(connection, record)
+            try:
+                queries.insert_user(connection, record)
+            except IntegrityError:
+                raise Conflict(f"The user name '{name}' is already in use.") from None
 
-        try:
-            await self._commit(add, EventCode.USER_ADDED, lambda _: text, origin)
-        except IntegrityError:
-            raise Conflict(f"The user name '{name}' is already in use.") from None
+        await self._commit(
+            add, EventCode.USER_ADDED, lambda _: text, origin, what=f"add the user {name}"
+        )
         return record
 
     async def change(
@@ -150,6 +152,7 @@ class UserAdministration:
             EventCode.USER_CHANGED,
             tell,
             origin,
+            what=f"change the user {user_id}",
             then=lambda _: self._accounts.forget_user(user_id),
         )
         return new
@@ -173,6 +176,7 @@ class UserAdministration:
             EventCode.USER_REMOVED,
             lambda record: f"User {record.user.name} was removed{_by(origin)}.",
             origin,
+            what=f"remove the user {user_id}",
             then=lambda _: self._accounts.forget_user(user_id),
         )
 
@@ -224,7 +228,9 @@ class UserAdministration:
             f"Token '{name}' of user {user.name} was issued with the role {role.value}, until "
             f"{record.expires:%Y-%m-%d %H:%M} UTC."
         )
-        await self._commit(add, EventCode.TOKEN_ISSUED, lambda _: text, origin)
+        await self._commit(
+            add, EventCode.TOKEN_ISSUED, lambda _: text, origin, what="issue a token"
+        )
         return token, record
 
     async def revoke_token(self, user_id: uuid.UUID, token_id: uuid.UUID, origin: Origin) -> None:
@@ -249,6 +255,7 @@ class UserAdministration:
             EventCode.TOKEN_REVOKED,
             tell,
             origin,
+            what=f"revoke a token of the user {user_id}",
             then=lambda record: self._accounts.tokens.forget(record),
         )
 
@@ -259,9 +266,19 @@ class UserAdministration:
         tell: Callable[[T], str],
         origin: Origin,
         *,
+        what: str,
         then: Callable[[T], None] = lambda _: None,
     ) -> T:
-        """Write a change and its event; what follows in memory follows whoever has gone."""
+        """Write a change and its event; or that it was refused.
+
+        Args:
+            change: raises what refuses it.
+            code: of the event.
+            tell: gives its sentence.
+            origin: who asks.
+            what: is done, for the event of a refusal.
+            then: what follows in memory, even where whoever asked has gone.
+        """
 
         def run(connection: Connection) -> tuple[T, Event]:
             result = change(connection)
@@ -274,7 +291,10 @@ class UserAdministration:
             self._events.publish(event)
             return result
 
-        return await self._tasks.shield(commit())
+        async with self._events.telling_refusal(
+            EventCode.DECISION_REFUSED, f"Failed to {what}.", origin
+        ):
+            return await self._tasks.shield(commit())
 
     # Last, for in here its name hides the type's.
 

@@ -64,8 +64,8 @@ class KeyChangesTestCase(HostsTestCase):
         host: Host = self.now(self.hosts.get(self.host.id))
         return host
 
-    def last_event(self) -> tuple[int, Severity, str]:
-        event = self.now(self.events.list(limit=1))[0]
+    def last_event(self, *, but_one: bool = False) -> tuple[int, Severity, str]:
+        event = self.now(self.events.list(limit=2))[1 if but_one else 0]
         return event.code, event.severity, event.description
 
 
@@ -83,7 +83,7 @@ class DetectionTests(KeyChangesTestCase):
 
     def test_the_event_names_all_keys_and_who_asked(self) -> None:
         self.meet()
-        code, severity, text = self.last_event()
+        code, severity, text = self.last_event(but_one=True)
         self.assertEqual((code, severity), (13001, Severity.ALERT))
         for key in (HOST_KEY, NEW_KEY, NEW_RSA_KEY):
             self.assertIn(f"{key.key_type} {key.fingerprint()}", text)
@@ -123,7 +123,7 @@ class DetectionTests(KeyChangesTestCase):
         said = self.meet(error=HostKeyTypeUnavailable("It has RSA only."))
         self.assertEqual(said, "It has RSA only.")
         self.assert_nothing_is_pending()
-        code, _, text = self.last_event()
+        code, _, text = self.last_event(but_one=True)
         self.assertEqual(code, 13001)
         self.assertIn("It has RSA only.", text)
 
@@ -131,7 +131,7 @@ class DetectionTests(KeyChangesTestCase):
         before = self.codes()
         self.meet(HOST_KEY, error=HostKeyMismatch("Given F, found H.", [str(HOST_KEY)]))
         self.assert_nothing_is_pending()
-        self.assertEqual(self.codes(), before)
+        self.assertEqual(self.codes(), [*before, EventCode.DECISION_REFUSED])
 
     def test_a_machine_behind_the_address_with_the_stored_key_does_not_excuse_another(
         self,

@@ -10,6 +10,7 @@ from twisted.trial.unittest import TestCase
 
 from pkengine.engine.hosts.service import MOST_PENDING
 from pkengine.engine.rest.host_elements import HOST_ACTIONS
+from pkengine.engine.rest.registration import BURST, PAUSE_S
 from pkengine.errors import DeploymentError, HostUnreachable
 from pkengine.keys import SshPublicKey
 from tests.engine.rest.served import HOST_KEY, Reply, ServedEngine
@@ -148,7 +149,7 @@ class UpgradeTests(ActionsTestCase):
         after = await self.engine.get_json(f"/hosts/{host_id}")
         self.assertEqual(after["update_available"], "false")
         self.assertEqual((after["trust"], after["status"]), (before["trust"], "up"))
-        self.assertEqual((await self.codes())[-2:], [840, 842])
+        self.assertEqual((await self.codes())[-3:], [840, 20021, 842])
         self.assertIn("Host h1", await self.newest())
         self.assertTrue(self.engine.network.logins[-1][3])  # by the engine's key
 
@@ -301,7 +302,30 @@ class RegistrationTests(ActionsTestCase):
     async def test_number_of_waiting_hosts_is_bounded(self) -> None:
         for number in range(MOST_PENDING):
             self.assertEqual((await self.register(address=f"h{number}.example")).status, 200)
+            self.engine.clock.advance(PAUSE_S)
         self.assertEqual((await self.register(address="more.example")).status, 400)
+
+    async def test_one_address_registers_so_many_hosts_at_once_and_is_told_when_more(self) -> None:
+        for number in range(BURST):
+            self.assertEqual((await self.register(address=f"h{number}.example")).status, 200)
+        reply = await self.register(address="more.example")
+        self.assertEqual((reply.status, reply.headers["retry-after"]), (429, "10"))
+        # What only reads is not limited.
+        self.assertEqual((await self.register(command="get-version")).status, 200)
+        self.engine.clock.advance(PAUSE_S)
+        self.assertEqual((await self.register(address="more.example")).status, 200)
+        self.assertEqual((await self.register(address="yet.more.example")).status, 429)
+
+    async def test_page_of_another_site_registers_nothing(self) -> None:
+        for headers in ({"Sec_Fetch_Site": "cross-site"}, {"Origin": "https://evil.example"}):
+            reply = await self.engine.get(
+                "/ovirt-engine/services/host-register?version=1&command=register"
+                "&address=a.example&uniqueId=x",
+                authorization=" ",
+                **headers,
+            )
+            self.assertEqual(reply.status, 403, headers)
+        self.assertEqual(await self.engine.get_json("/hosts"), {"host": []})
 
     async def test_keys_of_the_engine_are_there_for_hosts(self) -> None:
         for command, content in (
@@ -312,6 +336,69 @@ class RegistrationTests(ActionsTestCase):
             self.assertEqual((reply.status, reply.body), (200, content))
         line = (await self.register(command="get-ssh-trust")).body.decode()
         self.assertEqual(SshPublicKey.parse(line), self.engine.ssh_identity.public)
+
+
+class AuditOfRefusalsTests(ActionsTestCase):
+    """A decision about trust that is refused is on record, with who asked and why not."""
+
+    async def last_record(self) -> Any:
+        return (await self.engine.get_json("/audit?max=1"))["audit_record"][0]
+
+    async def assert_refused(
+        self, request: tuple[str, str, Any], status: int, code: int, *parts: str
+    ) -> None:
+        reply = await self.engine.request(*request)
+        self.assertEqual(reply.status, status, reply)
+        record = await self.last_record()
+        self.assertEqual((record["code"], record["user_name"]), (str(code), "admin@internal"))
+        for part in (*parts, reply.fault()[1]):
+            self.assertIn(part, record["description"])
+
+    async def test_of_hosts(self) -> None:
+        host_id = await self.engine.add_host_that_is_up("h1")
+        host = f"/hosts/{host_id}"
+        for request, status, code, what in (
+            (("POST", "/hosts", {"name": "h1", "address": "a.example"}), 409, 104, "add"),
+            (("POST", f"{host}/approve", {}), 409, 499, "approve"),
+            (("POST", f"{host}/install", {}), 409, 20021, "install"),
+            (("PUT", host, {"address": "b.example"}), 409, 105, "update"),
+            (("DELETE", host, None), 409, 106, "remove"),
+            (("POST", f"{host}/keychange/reject", {}), 404, 20021, "change the SSH key of"),
+        ):
+            await self.assert_refused(request, status, code, f"Failed to {what} Host h1.")
+            if code != 104:
+                self.assertEqual((await self.last_record())["host"]["id"], host_id)
+
+    async def test_of_a_login_that_the_host_refuses(self) -> None:
+        host_id = await self.engine.add_host_that_is_up("h1")
+        await self.act(host_id, "deactivate")
+        self.engine.clock.advance(1)
+        self.engine.network.refusal = HostUnreachable("192.0.2.1 does not answer.")
+        for action in ("install", "upgrade"):
+            await self.assert_refused(("POST", f"/hosts/{host_id}/{action}", {}), 409, 20021)
+
+    async def test_of_users(self) -> None:
+        user = {"user_name": "ann", "password": "correct horse battery"}
+        await self.engine.request("POST", "/users", user)
+        await self.assert_refused(
+            ("POST", "/users", user), 409, 20021, "add the user ann@internal"
+        )
+        [admin] = (await self.engine.get_json("/users?search=name%3Dadmin*"))["user"]
+        path = admin["href"]
+        await self.assert_refused(("PUT", path, {"role": "viewer"}), 409, 20021, "change the user")
+        await self.assert_refused(("DELETE", path, None), 409, 20021, "remove the user")
+
+    async def test_of_somebody_whose_role_does_not_allow_it(self) -> None:
+        user = {"user_name": "ann", "password": "correct horse battery", "role": "viewer"}
+        await self.engine.request("POST", "/users", user)
+        administrator = self.engine.authorization
+        await self.engine.log_in("ann@internal", user["password"])
+        reply = await self.engine.request("POST", "/hosts", {"name": "h", "address": "a.example"})
+        self.assertEqual(reply.status, 403)
+        self.engine.authorization = administrator
+        record = await self.last_record()
+        self.assertEqual((record["code"], record["user_name"]), ("20021", "ann@internal"))
+        self.assertIn("POST /ovirt-engine/api/hosts was refused", record["description"])
 
 
 class AuditOfChangesTests(ActionsTestCase):

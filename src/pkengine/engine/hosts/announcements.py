@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 
 from pkengine.engine.events import EventCode, Events
 from pkengine.engine.hosts.lifecycle import Trigger
@@ -57,6 +58,13 @@ class Announcements:
 
     def __init__(self, events: Events) -> None:
         self._events = events
+
+    def refusal(
+        self, code: EventCode, verb: str, host: Host, origin: Origin
+    ) -> AbstractAsyncContextManager[None]:
+        """Write that something was not done to a host, and why, where an error says so."""
+        what = f"Failed to {verb} Host {host.name}."
+        return self._events.telling_refusal(code, what, origin, host=host)
 
     def added(self, host: Host, origin: Origin) -> Event:
         """A host is known now; by which key, and why that is trusted."""

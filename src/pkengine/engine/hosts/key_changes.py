@@ -24,6 +24,7 @@ from sqlalchemy import Connection
 from twisted.internet.interfaces import IReactorTime
 
 from pkengine.engine.clock import utc_now
+from pkengine.engine.events import EventCode
 from pkengine.engine.hosts import request
 from pkengine.engine.hosts.announcements import Announcements
 from pkengine.engine.hosts.registry import HostRegistry
@@ -204,7 +205,7 @@ class KeyChanges:
             Conflict: none of the keys has that fingerprint, or the host is being worked on.
         """
         host = await self._registry.get(host_id)
-        with self._turns.taking("change the SSH key of", host.name, host_id):
+        async with self._deciding(host, origin):
             change = await self.get(host_id)
             key = next((key for key in change.new_keys if fingerprint.matches(key)), None)
             if key is None:
@@ -245,7 +246,7 @@ class KeyChanges:
             Conflict: the host is being worked on.
         """
         host = await self._registry.get(host_id)
-        with self._turns.taking("change the SSH key of", host.name, host_id):
+        async with self._deciding(host, origin):
             change = await self.get(host_id)
             await self._registry.change(
                 host_id,
@@ -253,6 +254,14 @@ class KeyChanges:
                 lambda host: [self._tell.key_change_rejected(host, change, origin)],
                 also=lambda connection: _take(connection, change),
             )
+
+    @contextlib.asynccontextmanager
+    async def _deciding(self, host: Host, origin: Origin) -> AsyncIterator[None]:
+        """Have a host alone, and tell of a decision that is refused."""
+        verb = "change the SSH key of"
+        async with self._tell.refusal(EventCode.DECISION_REFUSED, verb, host, origin):
+            with self._turns.taking(verb, host.name, host.id):
+                yield
 
 
 class Settlement:

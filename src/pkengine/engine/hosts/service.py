@@ -10,7 +10,6 @@ from typing import Any
 from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
 from pkengine.auth.peer import Authenticated
 from pkengine.channel.verbs import HostStats
@@ -41,14 +40,13 @@ from pkengine.engine.model import (
     JumpLogin,
     NewHost,
     Origin,
-    Severity,
     ShownKey,
     SshLogin,
 )
 from pkengine.engine.paging import Pages
 from pkengine.engine.search import Search
 from pkengine.engine.tasks import Tasks
-from pkengine.errors import BadRequest, Conflict, PkengineError, StoreError
+from pkengine.errors import BadRequest, Conflict
 from pkengine.keys import Pin
 
 #: Anybody can register a host, so there is an end to it.
@@ -74,8 +72,6 @@ class Hosts:
         key_changes: SSH host keys that wait for a decision.
         known_keys: SSH keys that are known beside those of the hosts.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -236,17 +232,9 @@ class Hosts:
             Conflict: its name or address is another host's, or is being added just now.
             SshError: the host cannot be reached, shows the wrong key or refuses the login.
         """
-        try:
+        what = f"Failed to add Host {request.shown_name(new.name)}."
+        async with self._events.telling_refusal(EventCode.HOST_ADD_FAILED, what, origin):
             return await self._add(new, origin)
-        except PkengineError as error:
-            text = f"Failed to add Host {request.shown_name(new.name)}. {error}"
-            try:
-                await self._events.add(
-                    EventCode.HOST_ADD_FAILED, Severity.ERROR, text, origin=origin
-                )
-            except StoreError as unwritten:
-                self._log.error("{text} {unwritten}", text=text, unwritten=unwritten)
-            raise
 
     async def _add(self, new: NewHost, origin: Origin) -> tuple[Host, Job]:
         if new.cluster_id is None:
@@ -296,13 +284,16 @@ class Hosts:
             Conflict: its status does not allow that.
             BadRequest, SshError: as for `add`; the host stays as it is.
         """
-        _refuse_reboot(reboot)
         host = await self._registry.get(host_id)
 
         def tell(host: Host) -> list[Event]:
             return [self._tell.installing(host, origin)]
 
-        return await self._install(Trigger.INSTALL, host, login, origin, tell, activate=activate)
+        async with self._tell.refusal(EventCode.DECISION_REFUSED, "install", host, origin):
+            _refuse_reboot(reboot)
+            return await self._install(
+                Trigger.INSTALL, host, login, origin, tell, activate=activate
+            )
 
     async def approve(
         self,
@@ -324,15 +315,18 @@ class Hosts:
             Conflict: it does not wait for approval.
             BadRequest, SshError: as for `add`; the host stays as it is.
         """
-        _refuse_reboot(reboot)
         host = await self._registry.get(host_id)
-        if cluster_id is not None:
-            host = replace(host, cluster_id=(await self._clusters.get(cluster_id)).id)
 
         def tell(host: Host) -> list[Event]:
             return [self._tell.approved(host, origin), self._tell.installing(host, origin)]
 
-        return await self._install(Trigger.APPROVE, host, login, origin, tell, activate=activate)
+        async with self._tell.refusal(EventCode.HOST_APPROVE_FAILED, "approve", host, origin):
+            _refuse_reboot(reboot)
+            if cluster_id is not None:
+                host = replace(host, cluster_id=(await self._clusters.get(cluster_id)).id)
+            return await self._install(
+                Trigger.APPROVE, host, login, origin, tell, activate=activate
+            )
 
     async def _install(
         self,
@@ -422,6 +416,11 @@ class Hosts:
             BadRequest: something is malformed.
             Conflict: the status does not allow a change, or the name or address is taken.
         """
+        host = await self._registry.get(host_id)
+        async with self._tell.refusal(EventCode.HOST_UPDATE_FAILED, "update", host, origin):
+            return await self._update(host_id, change, origin)
+
+    async def _update(self, host_id: uuid.UUID, change: HostChange, origin: Origin) -> Host:
         if change.cluster_id is not None:
             await self._clusters.get(change.cluster_id)
         differences: list[str] = []
@@ -540,9 +539,13 @@ class Hosts:
             BadRequest: `force` and `uninstall` contradict each other.
             SshError, DeploymentError: with `uninstall`; the host is still known then.
         """
-        if force and uninstall:
-            raise BadRequest("A host that is not to be asked cannot be uninstalled: choose one.")
-        await self._tasks.shield(self._remove(host_id, origin, force, uninstall))
+        host = await self._registry.get(host_id)
+        async with self._tell.refusal(EventCode.HOST_REMOVE_FAILED, "remove", host, origin):
+            if force and uninstall:
+                raise BadRequest(
+                    "A host that is not to be asked cannot be uninstalled: choose one."
+                )
+            await self._tasks.shield(self._remove(host_id, origin, force, uninstall))
 
     async def _remove(
         self, host_id: uuid.UUID, origin: Origin, force: bool, uninstall: bool

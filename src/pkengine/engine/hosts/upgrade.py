@@ -137,23 +137,28 @@ class Upgrades:
             BadRequest, SshError: as for installing; nothing was changed.
         """
         host = await self._registry.get(host_id)
-        with self._turns.taking("upgrade", host.name, host_id):
-            require_trust(host, "upgrade")
-            connection = await self._log_in(host, login, "upgrade", origin)
-            job = self._jobs.prepare(f"Upgrading Host {host.name}", host_id=host_id, origin=origin)
-            started = self._tell.kept(
-                EventCode.HOST_UPGRADE_STARTED,
-                host,
-                f"Host {host.name} upgrade was started.",
-                origin,
-            )
-            try:
-                await self._registry.change(
-                    host_id, lambda host: host, lambda _: [started], also=job.begin
+        # Its own code, for clients that wait for an upgrade take 841 for the end of it.
+        refused = EventCode.DECISION_REFUSED
+        async with self._tell.refusal(refused, "upgrade", host, origin):
+            with self._turns.taking("upgrade", host.name, host_id):
+                require_trust(host, "upgrade")
+                connection = await self._log_in(host, login, "upgrade", origin)
+                job = self._jobs.prepare(
+                    f"Upgrading Host {host.name}", host_id=host_id, origin=origin
                 )
-            except BaseException:
-                await connection.close()
-                raise
+                started = self._tell.kept(
+                    EventCode.HOST_UPGRADE_STARTED,
+                    host,
+                    f"Host {host.name} upgrade was started.",
+                    origin,
+                )
+                try:
+                    await self._registry.change(
+                        host_id, lambda host: host, lambda _: [started], also=job.begin
+                    )
+                except BaseException:
+                    await connection.close()
+                    raise
         self._tasks.spawn(job.job.description, self._upgrade(host, connection, job, origin))
         return job.job
 

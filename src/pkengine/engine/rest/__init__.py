@@ -130,11 +130,11 @@ def site(engine: ServedEngine) -> IResource:
     services = Klein()
     sign_on.add_logout(services)
     public_keys.add_to(services)
-    HostRegistration(engine.hosts, public_keys).add_to(services)
+    HostRegistration(engine.hosts, public_keys, engine.clock).add_to(services)
     services.handle_errors(Exception)(refuse)
 
     root = Folder()
-    application = Application(routes, follower, Authorizer(engine.accounts))
+    application = Application(routes, follower, Authorizer(engine.accounts), engine.events)
     application.add(Description(routes, follower))
     root.putChild(b"api", application.resource())
     root.putChild(b"sso", sign_on.resource())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -14,7 +14,8 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from pkengine.engine.model import Origin
+from pkengine.engine.events import EventCode, Events
+from pkengine.engine.model import Origin, Severity
 from pkengine.engine.rest.authorization import Authorizer
 from pkengine.engine.rest.call import Answer, Call, Route
 from pkengine.engine.rest.faults import Fault, fault_of, internal_error
@@ -61,13 +62,19 @@ class Application:
         routes: the API.
         follower: puts into answers what their links lead to.
         authorizer: tells who asks.
+        events: where it is told who tried what its role does not allow.
     """
 
     def __init__(
-        self, routes: Iterable[Route], follower: Follower, authorizer: Authorizer
+        self,
+        routes: Iterable[Route],
+        follower: Follower,
+        authorizer: Authorizer,
+        events: Events,
     ) -> None:
         self._follower = follower
         self._authorizer = authorizer
+        self._events = events
         self._klein = Klein()
         for route in routes:
             self._add(route)
@@ -92,8 +99,8 @@ class Application:
         form = XML
         try:
             form = form_of_answer(request)
-            call = await self._call(route, request)
-            answer = await route.handler(call, **parts)
+            call = await self._call(request)
+            answer = await self._permitted(route, call, request.path, parts)
             if route.method == "GET":
                 answer = await self._follower.follow(call, answer)
             await _send(request, form, answer)
@@ -103,18 +110,32 @@ class Application:
             fault = fault_or_report(request, Failure(error))
             send_fault(request, form, fault, is_action=route.is_action)
 
-    async def _call(self, route: Route, request: Request) -> Call:
+    async def _permitted(
+        self, route: Route, call: Call, path: bytes, parts: Mapping[str, Any]
+    ) -> Answer:
+        try:
+            if not call.user.role.includes(route.role):
+                raise Forbidden(
+                    f"The user '{call.user.name}' has the role '{call.user.role.value}': this "
+                    f"needs '{route.role.value}'."
+                )
+            return await route.handler(call, **parts)
+        except Forbidden as error:
+            if route.method != "GET":
+                shown = path.decode("ascii", "replace")
+                what = f"{route.method} {shown} was refused. {error}"
+                await self._events.add(
+                    EventCode.DECISION_REFUSED, Severity.ERROR, what, origin=call.origin
+                )
+            raise
+
+    async def _call(self, request: Request) -> Call:
         check_version(request)
         refuse_other_sites(request)
         parameters = query(request)
         address = client_address(request)
         caller = await self._authorizer.caller(header(request, "Authorization"), address)
         user = caller.user
-        if not user.role.includes(route.role):
-            raise Forbidden(
-                f"The user '{user.name}' has the role '{user.role.value}': this needs "
-                f"'{route.role.value}'."
-            )
         name = correlation_id(request, parameters)
         request.setHeader(b"Correlation-Id", name.encode("ascii"))
         call = Call(

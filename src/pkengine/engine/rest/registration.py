@@ -10,14 +10,21 @@ from collections.abc import Mapping
 
 from klein import Klein
 from twisted.internet.defer import CancelledError
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.server import Request
 
 from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.model import NewHost, Origin, SshLogin
+from pkengine.engine.rate_limit import RateLimit
 from pkengine.engine.rest.application import refuse
 from pkengine.engine.rest.pki import PublicKeys
-from pkengine.engine.rest.request import client_address, correlation_id, query
+from pkengine.engine.rest.request import (
+    client_address,
+    correlation_id,
+    query,
+    refuse_anything_of_other_sites,
+)
 from pkengine.engine.rest.response import send_body
 from pkengine.engine.rest.schema import LINE, PORT, IncompleteParameters, decode
 from pkengine.errors import BadRequest, Conflict
@@ -26,6 +33,10 @@ from pkengine.listening import AGENT_PORT
 
 _VERSION = "1"
 
+#: So often one address may register hosts at once, and then once more in so many seconds.
+BURST = 20
+PAUSE_S = 10.0
+
 
 class HostRegistration:
     """Takes registrations, in the parameters of oVirt's version 1.
@@ -33,11 +44,13 @@ class HostRegistration:
     Args:
         hosts: get another one.
         public_keys: what a host may fetch before it registers.
+        clock: what time it is.
     """
 
-    def __init__(self, hosts: Hosts, public_keys: PublicKeys) -> None:
+    def __init__(self, hosts: Hosts, public_keys: PublicKeys, clock: IReactorTime) -> None:
         self._hosts = hosts
         self._public_keys = public_keys
+        self._limit = RateLimit(clock, burst=BURST, pause_s=PAUSE_S)
 
     def add_to(self, services: Klein) -> None:
         """Add the route."""
@@ -45,6 +58,7 @@ class HostRegistration:
 
     async def _serve(self, request: Request) -> None:
         try:
+            refuse_anything_of_other_sites(request)
             wanted = query(request)
             origin = Origin(
                 address=client_address(request), correlation_id=correlation_id(request, wanted)
@@ -72,6 +86,7 @@ class HostRegistration:
         if command == "get-ssh-trust":
             return "text/plain", self._public_keys.ssh_key_line()
         if command == "register":
+            self._limit.take(origin.address)
             await self._hosts.register(_new_host(wanted), origin)
             return "text/plain", b"OK\n"
         raise BadRequest(

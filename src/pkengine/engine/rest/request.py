@@ -122,13 +122,21 @@ def check_target(request: Request) -> None:
 
 
 def refuse_other_sites(request: Request) -> None:
-    """Refuse what a page of another site makes a browser send.
+    """Refuse a change that a page of another site makes a browser ask for.
 
     Raises:
         Forbidden: the browser says that it comes from elsewhere.
     """
-    if request.method in _SAFE_METHODS:
-        return
+    if request.method not in _SAFE_METHODS:
+        refuse_anything_of_other_sites(request)
+
+
+def refuse_anything_of_other_sites(request: Request) -> None:
+    """The same for a GET that changes something, as one of oVirt's does.
+
+    Raises:
+        Forbidden: the browser says that it comes from elsewhere.
+    """
     origin = header(request, "Origin")
     is_foreign = header(request, "Sec-Fetch-Site") in ("cross-site", "same-site") or (
         origin and urlsplit(origin).netloc.lower() != header(request, "Host").lower()
