@@ -49,6 +49,34 @@ class CommandTests(ClientTestCase):
         result = await connection.run("cat", stdin=content)
         self.assertEqual(result.stdout, content)
 
+    async def test_what_it_writes_is_heard_while_it_runs(self):
+        connection = await self.connect(self.serve())
+        fifo = self.mktemp()
+        os.mkfifo(fifo)
+        heard = []
+
+        def answer(piece: bytes) -> None:
+            heard.append(piece)
+            if len(heard) == 1:
+                with open(fifo, "w") as end:
+                    end.write("two\n")
+
+        result = await connection.run(f"echo one; cat {os.path.abspath(fifo)}", heard=answer)
+        self.assertEqual((heard, result.stdout), ([b"one\n", b"two\n"], b"one\ntwo\n"))
+
+    async def test_a_listener_that_fails_fails_the_command(self):
+        connection = await self.connect(self.serve())
+
+        def refuse(piece: bytes) -> None:
+            raise ValueError("that was not it")
+
+        for running in (
+            connection.run("echo hi", heard=refuse),
+            connection.send("echo hi; cat", io.BytesIO(b"x"), 1, heard=refuse),
+        ):
+            await self.assertFailure(ensureDeferred(running), ValueError)
+        self.assertEqual((await connection.run("echo on")).stdout, b"on\n")
+
     async def test_without_standard_input_the_command_sees_its_end(self):
         connection = await self.connect(self.serve())
         self.assertEqual((await connection.run("cat; echo done")).stdout, b"done\n")

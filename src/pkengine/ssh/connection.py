@@ -85,6 +85,7 @@ class SshConnection:
         timeout_s: float = 60.0,
         check: bool = True,
         max_output: int = MAX_OUTPUT,
+        heard: Callable[[bytes], None] | None = None,
     ) -> CommandResult:
         """Run a command in the user's shell on the host and wait for its end.
 
@@ -97,6 +98,7 @@ class SshConnection:
             timeout_s: the limit for all of it.
             check: raise where the exit status is not 0.
             max_output: the most that it may write.
+            heard: called with each piece of its standard output, as it comes.
 
         Raises:
             SshCommandFailed: it did not end in time, or, with check, not with exit status 0.
@@ -104,7 +106,7 @@ class SshConnection:
             SshConnectionLost: the connection ended before the command did.
         """
         source = None if stdin is None else io.BytesIO(stdin)
-        channel = self._channel(command, as_root, source, max_output=max_output)
+        channel = self._channel(command, as_root, source, max_output=max_output, heard=heard)
         result = await self._outcome(channel, timeout_s)
         return self._checked(command, result) if check else result
 
@@ -116,6 +118,7 @@ class SshConnection:
         *,
         as_root: bool = False,
         progress: Callable[[int, int], None] | None = None,
+        heard: Callable[[bytes], None] | None = None,
         timeout_s: float = 600.0,
     ) -> CommandResult:
         """Run a command and stream a file to its standard input, in constant memory.
@@ -126,6 +129,7 @@ class SshConnection:
             size: how many octets it has.
             as_root: as for `run`.
             progress: called with how many octets were sent, and with the size.
+            heard: as for `run`.
             timeout_s: the limit for all of it.
 
         Raises:
@@ -133,7 +137,7 @@ class SshConnection:
             SudoRefused, SshConnectionLost: as for `run`.
         """
         report = None if progress is None else lambda sent: progress(sent, size)
-        channel = self._channel(command, as_root, source, size=size, progress=report)
+        channel = self._channel(command, as_root, source, size=size, progress=report, heard=heard)
         result = self._checked(command, await self._outcome(channel, timeout_s))
         if channel.sent < size:
             raise SshCommandFailed(
@@ -201,6 +205,7 @@ class SshConnection:
         size: int | None = None,
         max_output: int = MAX_OUTPUT,
         progress: Callable[[int], None] | None = None,
+        heard: Callable[[bytes], None] | None = None,
     ) -> CommandChannel:
         dialogue = None
         if as_root and self.target.user != "root":
@@ -220,6 +225,7 @@ class SshConnection:
             dialogue=dialogue,
             max_output=max_output,
             progress=progress,
+            heard=heard,
         )
 
     async def _outcome(self, channel: CommandChannel, timeout_s: float) -> CommandResult:

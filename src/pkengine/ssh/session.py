@@ -160,6 +160,7 @@ class CommandChannel(FlowingChannel):
         dialogue: precedes the command where sudo starts it.
         max_output: the most that the command may write, on both outputs together.
         progress: called with the number of octets sent so far.
+        heard: called with each piece of its standard output.
 
     Attributes:
         result: fires with a `CommandResult`, or fails with an `SshError`.
@@ -179,6 +180,7 @@ class CommandChannel(FlowingChannel):
         dialogue: SudoDialogue | None = None,
         max_output: int,
         progress: Callable[[int], None] | None = None,
+        heard: Callable[[bytes], None] | None = None,
     ) -> None:
         super().__init__()
         self.result: Deferred[CommandResult] = Deferred()
@@ -192,6 +194,7 @@ class CommandChannel(FlowingChannel):
         self._output_left = max_output
         self._max_output = max_output
         self._progress = progress
+        self._heard = heard
         self._stdout: list[bytes] = []
         self._stderr: list[bytes] = []
         self._exit_status: int | None = None
@@ -241,6 +244,11 @@ class CommandChannel(FlowingChannel):
     def dataReceived(self, data: bytes) -> None:
         """Collect standard output."""
         self._collect(self._stdout, data)
+        if self._heard is not None and not self.result.called:
+            try:
+                self._heard(data)
+            except Exception as error:  # the caller's business
+                self.give_up(error)
 
     def extReceived(self, dataType: int, data: bytes) -> None:
         """Collect standard error, behind what sudo has to say."""

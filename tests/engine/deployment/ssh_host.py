@@ -48,8 +48,9 @@ class LocalConnection:
         as_root: bool = False,
         timeout_s: float = 60.0,
         check: bool = True,
+        heard: Callable[[bytes], None] = lambda _: None,
     ) -> CommandResult:
-        return self._run(command, stdin or b"", as_root, timeout_s)
+        return self._run(command, stdin or b"", as_root, timeout_s, heard)
 
     async def send(
         self,
@@ -59,6 +60,7 @@ class LocalConnection:
         *,
         as_root: bool = False,
         progress: Callable[[int, int], None] | None = None,
+        heard: Callable[[bytes], None] = lambda _: None,
         timeout_s: float = 600.0,
     ) -> CommandResult:
         octets = b""
@@ -67,9 +69,16 @@ class LocalConnection:
             if progress is not None:
                 progress(len(octets), size)
         assert len(octets) == size
-        return self._run(command, octets, as_root, timeout_s)
+        return self._run(command, octets, as_root, timeout_s, heard)
 
-    def _run(self, command: str, stdin: bytes, as_root: bool, timeout_s: float) -> CommandResult:
+    def _run(
+        self,
+        command: str,
+        stdin: bytes,
+        as_root: bool,
+        timeout_s: float,
+        heard: Callable[[bytes], None] = lambda _: None,
+    ) -> CommandResult:
         lost = SshConnectionLost("The connection to host.example was lost.")
         if self.break_before == len(self.commands):
             raise lost
@@ -88,6 +97,8 @@ class LocalConnection:
             timeout=timeout_s,
             check=False,
         )
+        for octet in done.stdout:  # nobody knows where the network splits it
+            heard(bytes((octet,)))
         if is_broken:
             raise lost
         if done.returncode != 0:

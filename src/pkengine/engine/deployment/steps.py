@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from pkengine.engine.model import StepStatus
-from pkengine.errors import DeploymentError, PkengineError, SshCommandFailed, SshConnectionLost
+from pkengine.errors import (
+    DeploymentError,
+    PkengineError,
+    SshCommandFailed,
+    SshConnectionLost,
+    SshError,
+)
 
 _MARK = "pkengine "
 
@@ -111,22 +117,72 @@ class Progress:
             )
 
 
-def parse_results(stdout: bytes) -> dict[str, Any]:
-    """Read what became of each step; lines that are not of the program are passed over."""
-    results = {}
-    for line in stdout.decode("utf-8", "replace").splitlines():
-        if line.startswith(_MARK):
-            report = json.loads(line.removeprefix(_MARK))
-            results[report["step"]] = report["result"]
-    return results
+class Performance:
+    """Follows a program that performs several steps, by what it prints after each.
+
+    So each step takes in the progress as long as it takes on the host.
+
+    Args:
+        names: the steps, in their order.
+        progress: learns of each.
+    """
+
+    def __init__(self, names: Iterable[str], progress: Progress) -> None:
+        self.results: dict[str, Any] = {}
+        self._names = list(names)
+        self._progress = progress
+        self._line = b""
+        self._progress.begin(self._names[0])
+
+    def heard(self, stdout: bytes) -> None:
+        """Take what the program printed; lines that are not its own are passed over.
+
+        Raises:
+            SshError: it does not say what it should.
+        """
+        *lines, self._line = (self._line + stdout).split(b"\n")
+        for line in lines:
+            text = line.decode("utf-8", "replace")
+            if text.startswith(_MARK):
+                self._finished(*_parse_result(text.removeprefix(_MARK)))
+
+    def _finished(self, name: str, result: Any) -> None:
+        if name not in self._remaining[:1]:
+            raise SshError(f"the host says that it did '{name}', which was not asked for now.")
+        self.results[name] = result
+        self._progress.finish()
+        if self._remaining:
+            self._progress.begin(self._remaining[0])
+
+    @property
+    def _remaining(self) -> list[str]:
+        return self._names[len(self.results) :]
+
+    def check_whole(self) -> None:
+        """Check that nothing is left to do.
+
+        Raises:
+            SshError: the program ended too early.
+        """
+        if self._remaining:
+            raise SshError("the host ended before it was done, and does not say why.")
+
+    def failure(self, error: SshCommandFailed) -> SshCommandFailed:
+        """Give the program's own sentence where it says why the step under way failed."""
+        _, mark, text = error.stderr.rpartition(_MARK + "{")
+        try:
+            report, _ = json.JSONDecoder().raw_decode("{" + text)
+            step, sentence = str(report["step"]), str(report["error"])
+        except (ValueError, LookupError, TypeError):
+            return error
+        if not mark or step not in self._remaining[:1]:
+            return error
+        return SshCommandFailed(sentence, error.exit_status, error.stderr)
 
 
-def parse_failure(error: SshCommandFailed, names: Sequence[str]) -> tuple[str, str] | None:
-    """Read which of the steps failed, and why; None where the program did not say it."""
-    _, mark, text = error.stderr.rpartition(_MARK + "{")
+def _parse_result(text: str) -> tuple[str, Any]:
     try:
-        report, _ = json.JSONDecoder().raw_decode("{" + text)
-        step, sentence = str(report["step"]), str(report["error"])
-    except (ValueError, LookupError, TypeError):
-        return None
-    return (step, sentence) if mark and step in names else None
+        report = json.loads(text)
+        return str(report["step"]), report["result"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise SshError(f"the host does not say what became of a step: {text[:80]!r}.") from error

@@ -16,12 +16,12 @@ from pkengine.engine.deployment.probe import (
     probe_command,
 )
 from pkengine.engine.deployment.program import Chained, program, program_command
-from pkengine.engine.deployment.steps import Progress, parse_failure, parse_results
+from pkengine.engine.deployment.steps import Performance, Progress
 from pkengine.engine.deployment.systemd_unit import UNIT_NAME, systemd_unit
 from pkengine.errors import SshCommandFailed, SshError, SudoNotAllowed, SudoRefused
 
 if TYPE_CHECKING:
-    from pkengine.ssh import CommandResult, SshConnection
+    from pkengine.ssh import SshConnection
 
 #: The parameters of each step, by its name, in the order in which they are performed.
 Steps = dict[str, dict[str, Any]]
@@ -148,6 +148,7 @@ class DeploymentHost:
             SshError: a step failed; it is the one that is under way in the progress.
         """
         results: dict[str, Any] = {}
+        progress = self._progress if is_shown else Progress(lambda _: None)
         for as_root, names in groupby(steps, lambda n: place.needs_sudo and n not in _AS_USER):
             some = {name: steps[name] for name in names}
             deadlines_s = {name: _deadline_s(name, bundle) for name in some}
@@ -155,53 +156,45 @@ class DeploymentHost:
                 python.path, [(name, deadlines_s[name], some[name]) for name in some]
             )
             timeout_s = sum(deadlines_s.values()) + _GRACE_S
-            if is_shown:
-                self._progress.begin(next(iter(some)))
+            performance = Performance(some, progress)
             try:
                 if "upload" in some and bundle is not None:
-                    result = await self._upload(command, bundle, as_root, timeout_s)
+                    await self._upload(command, bundle, as_root, timeout_s, performance)
                 else:
-                    result = await self._connection.run(
-                        command, stdin=program(), as_root=as_root, timeout_s=timeout_s
+                    await self._connection.run(
+                        command,
+                        stdin=program(),
+                        as_root=as_root,
+                        timeout_s=timeout_s,
+                        heard=performance.heard,
                     )
             except SshCommandFailed as error:
-                raise self._failed_remotely(list(some), error) from error
-            for name, outcome in parse_results(result.stdout).items():
-                if is_shown:
-                    self._progress.begin(name)
-                    self._progress.finish()
-                results[name] = outcome
-            if results.keys() < some.keys():
-                raise SshError("the host ended before it was done, and does not say why.")
+                raise performance.failure(error) from error
+            performance.check_whole()
+            results |= performance.results
         return results
 
-    def _failed_remotely(self, names: list[str], error: SshCommandFailed) -> SshCommandFailed:
-        """Take the steps before the one that failed as done; give the host's own sentence."""
-        failure = parse_failure(error, names)
-        if failure is None:
-            return error
-        failed, sentence = failure
-        for name in names[: names.index(failed)]:
-            self._progress.begin(name)
-            self._progress.finish()
-        self._progress.begin(failed)
-        return SshCommandFailed(sentence, error.exit_status, error.stderr)
-
     async def _upload(
-        self, command: str, bundle: AgentBundle, as_root: bool, timeout_s: float
-    ) -> CommandResult:
+        self,
+        command: str,
+        bundle: AgentBundle,
+        as_root: bool,
+        timeout_s: float,
+        performance: Performance,
+    ) -> None:
         lead = program()
 
         def sent(octets: int, size: int) -> None:
             self._progress.percent(100 * max(0, octets - len(lead)) // (size - len(lead)))
 
         with bundle.path.open("rb") as archive:
-            return await self._connection.send(
+            await self._connection.send(
                 command,
                 cast(BinaryIO, Chained(lead, archive)),
                 len(lead) + bundle.size,
                 as_root=as_root,
                 progress=sent,
+                heard=performance.heard,
                 timeout_s=timeout_s,
             )
 
