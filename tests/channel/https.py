@@ -38,16 +38,24 @@ class Authority:
         )
 
     def issue(
-        self, names: Sequence[x509.GeneralName] | bytes, *, valid_days: int = 1
+        self,
+        names: Sequence[x509.GeneralName] | bytes,
+        *,
+        valid_days: int = 1,
+        begins: datetime.timedelta | None = None,
     ) -> CertificateOptions:
         """Make a certificate, and what a server needs to show it; negative days are past.
+
+        It begins a day before, unless it is said how far from now.
 
         Octets for names are those of the extension, however malformed.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "server")])
         basic = x509.BasicConstraints(ca=False, path_length=None)
-        certificate = self._sign(name, key.public_key(), names, basic, valid_days=valid_days)
+        certificate = self._sign(
+            name, key.public_key(), names, basic, valid_days=valid_days, begins=begins
+        )
         return CertificateOptions(privateKey=key, certificate=certificate)
 
     def write(self, path: Path) -> None:
@@ -62,16 +70,18 @@ class Authority:
         basic: x509.BasicConstraints,
         *,
         valid_days: int,
+        begins: datetime.timedelta | None = None,
     ) -> x509.Certificate:
         now = datetime.datetime.now(datetime.timezone.utc)
         end = now + datetime.timedelta(days=valid_days)
+        begin = min(now, end) - datetime.timedelta(days=1) if begins is None else now + begins
         builder = (
             x509.CertificateBuilder()
             .subject_name(name)
             .issuer_name(self._name)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(min(now, end) - datetime.timedelta(days=1))
+            .not_valid_before(begin)
             .not_valid_after(end)
             .add_extension(basic, critical=True)
         )

@@ -55,6 +55,40 @@ class Attempts(SynchronousTestCase):
         self.below.lost()
         self.assert_nothing_is_left()
 
+    def test_hints_of_a_proxy_before_the_agreement_are_no_refusals(self) -> None:
+        hints = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+        for pieces in (1, 1000):
+            self.below = HeldEndpoint()
+            connecting = self.connect()
+            answer = hints + agreement(self.below.connected()) + b"\x82\x05hello"
+            for start in range(0, len(answer), pieces):
+                self.below.receive(answer[start : start + pieces])
+            self.assertEqual(self.successResultOf(connecting).received, b"hello")
+            self.below.lost()
+        self.assert_nothing_is_left()
+
+    def test_a_refusal_behind_hints_is_one(self) -> None:
+        connecting = self.connect()
+        self.below.connected()
+        self.below.receive(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+        self.assertNoResult(connecting)
+        self.below.receive(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+        error = self.failureResultOf(connecting, ChannelError).value
+        self.assertIn("does not reach it", str(error))
+        self.below.lost()
+        self.assert_nothing_is_left()
+
+    def test_hints_without_end_do_not_move_the_deadline(self) -> None:
+        connecting = self.connect()
+        self.below.connected()
+        for _ in range(15):
+            self.below.receive(b"HTTP/1.1 102 Processing\r\n\r\n")
+            self.clock.advance(1.0)
+        error = self.failureResultOf(connecting, ChannelError).value
+        self.assertIn("gave no answer within 15 s", str(error))
+        self.below.lost()
+        self.assert_nothing_is_left()
+
     def test_what_comes_behind_a_refusal_is_not_heard(self) -> None:
         connecting = self.connect()
         answer = agreement(self.below.connected())

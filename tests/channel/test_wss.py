@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from ipaddress import ip_address
 from pathlib import Path
@@ -297,6 +298,13 @@ class WhoTheServerIs(Wss):
         self.patch_environment()
         port = await self.serve(options=self.authority.issue(LOOPBACK, valid_days=-1))
         self.assertIn("has expired", await self.refused(port, pinned=False))
+
+    async def test_a_clock_an_hour_off_is_told_of(self) -> None:
+        self.patch_environment()
+        options = self.authority.issue(LOOPBACK, begins=datetime.timedelta(hours=1))
+        port = await self.serve(options=options)
+        said = await self.refused(port, pinned=False)
+        self.assertIn("is not valid yet: compare the clocks of both machines", said)
 
     async def test_a_certificate_for_another_name_is_refused(self) -> None:
         self.patch_environment()

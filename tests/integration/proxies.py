@@ -9,20 +9,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from OpenSSL import SSL
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import (
     TCP4ClientEndpoint,
     TCP4ServerEndpoint,
     connectProtocol,
+    wrapClientTLS,
 )
 from twisted.internet.error import ConnectError, ProcessDone, ProcessTerminated
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.protocol import Factory, ProcessProtocol, Protocol
 from twisted.internet.ssl import CertificateOptions
 from twisted.internet.task import deferLater
-from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, TestCase
+from zope.interface import implementer
 
 from pkengine.keys import KeyPair
 
@@ -261,6 +265,14 @@ async def start_documented(
     return port
 
 
+@implementer(IOpenSSLClientConnectionCreator)
+class AnyServer:
+    """A TLS client that asks nobody who the server is."""
+
+    def clientConnectionForTLS(self, tls: TLSMemoryBIOProtocol) -> SSL.Connection:
+        return SSL.Connection(CertificateOptions().getContext(), None)
+
+
 class _Leg(Protocol):
     """One leg of the hostile proxy."""
 
@@ -290,6 +302,8 @@ class _Front(_Leg):
         back = _Back(self.proxy)
         back.other = self
         endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self.proxy.backend)
+        if self.proxy.is_backend_tls:  # and it does not look whose TLS that is
+            endpoint = wrapClientTLS(AnyServer(), endpoint)
         connectProtocol(endpoint, back).addCallbacks(
             self._joined, lambda failure: self.transport.loseConnection()
         )
@@ -316,8 +330,9 @@ class HostileProxy:
         passes_the_end: whether the end of one leg ends the other.
     """
 
-    def __init__(self, backend: int) -> None:
+    def __init__(self, backend: int, *, is_backend_tls: bool = False) -> None:
         self.backend = backend
+        self.is_backend_tls = is_backend_tls
         self.change: Callable[[str, bytes], bytes] = lambda direction, data: data
         self.seen = b""
         self.legs: list[tuple[_Leg, _Leg]] = []

@@ -18,6 +18,7 @@ from zope.interface import implementer
 
 from pkengine.auth.mechanisms import OWN_MECHANISMS, authenticator_from_folder
 from pkengine.channel import Channel, Verbs, connect_channel, listen_channel
+from pkengine.channel.connection import HEARTBEAT_S
 from pkengine.channel.engine_url import engine_endpoint
 from pkengine.channel.http_proxy import HttpProxy
 from pkengine.channel.server_certificate import PinnedServer
@@ -26,11 +27,16 @@ from pkengine.channel.websocket_server import WebSocketResource
 from pkengine.engine.https import listen_https
 from pkengine.engine.rest import HttpServer
 from pkengine.engine.trusted_proxies import TrustedProxies
-from pkengine.errors import AuthenticationError, ChannelError
+from pkengine.errors import AuthenticationError, ChannelClosed, ChannelError
 from pkengine.keys import KeyPair, Pin
 from tests.auth.test_strings import make_folders
 from tests.channel.https import url_of
-from tests.integration.proxies import free_port, proxy_certificate, start_documented
+from tests.integration.proxies import (
+    HostileProxy,
+    free_port,
+    proxy_certificate,
+    start_documented,
+)
 
 HTTP_MODE = ("nginx.conf", "haproxy.cfg")
 ENDS_TLS = (*HTTP_MODE, "stunnel.conf")
@@ -102,6 +108,7 @@ class DialInThroughProxies(TestCase):
         *,
         claims: str = "",
         proxy: HttpProxy | None = None,
+        heartbeat_s: float = HEARTBEAT_S,
     ) -> Channel:
         """Dial from an address of its own, and perhaps claim another one."""
         pin = pin or self.pair.pin
@@ -116,6 +123,7 @@ class DialInThroughProxies(TestCase):
             endpoint,
             authenticator_from_folder(mechanism, str(self.agent)),
             expected="engine",
+            heartbeat_s=heartbeat_s,
         )
         self.addCleanup(lambda: channel.close() or channel.closed)
         return channel
@@ -201,6 +209,38 @@ class DialInThroughProxies(TestCase):
         await self.listen("hmac")
         with self.assertRaises(ChannelError):
             await self.dial("hmac", backend, self.engine.pin)
+
+    # A proxy that means harm, or is broken.
+
+    async def hostile_proxy(self) -> HostileProxy:
+        """Put a proxy that ends TLS in front of an engine."""
+        proxy = HostileProxy(await self.serve(), is_backend_tls=True)
+        await proxy.start(self, self.pair)
+        return proxy
+
+    async def test_frames_that_a_proxy_rewrites_end_the_connection_at_both_ends(self) -> None:
+        proxy = await self.hostile_proxy()
+        for mechanism in OWN_MECHANISMS:
+            await self.listen(mechanism)
+            channel = await self.dial(mechanism, proxy.port)
+            await channel.call("shout", {"text": "hello"})
+            proxy.change = lambda _, octets: octets[:-1] + bytes([octets[-1] ^ 1])
+            with self.assertRaises(ChannelClosed):
+                await channel.call("shout", {"text": "hello"})
+            await self.channels[-1].closed
+            proxy.change = lambda _, octets: octets
+            again = await self.dial(mechanism, proxy.port)
+            self.assertEqual(await again.call("shout", {"text": "hello"}), "HELLO")
+
+    async def test_a_proxy_that_keeps_what_it_gets_is_given_up_and_tried_again(self) -> None:
+        proxy = await self.hostile_proxy()
+        await self.listen("hmac")
+        channel = await self.dial("hmac", proxy.port, heartbeat_s=0.2)
+        proxy.change = lambda _, octets: b""
+        self.assertIn("engine did not answer for", str(await channel.closed))
+        proxy.change = lambda _, octets: octets
+        again = await self.dial("hmac", proxy.port)
+        self.assertEqual(await again.call("shout", {"text": "hello"}), "HELLO")
 
     # HTTP proxies on the agents' side.
 

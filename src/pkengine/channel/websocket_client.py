@@ -20,7 +20,7 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from wsproto import ConnectionType
-from wsproto.events import AcceptConnection, RejectConnection, Request
+from wsproto.events import AcceptConnection, Event, RejectConnection, Request
 from wsproto.handshake import H11Handshake
 from wsproto.utilities import ProtocolError
 from zope.interface import implementer
@@ -111,14 +111,17 @@ class _Upgrade(Protocol):
     def _answer(self, handshake: H11Handshake, data: bytes) -> None:
         try:
             handshake.receive_data(data)
-            answer = next(iter(handshake.events()), None)
+            # Hints of a proxy, such as 103, may come first; wsproto takes them for refusals.
+            answers = [each for each in handshake.events() if not _is_a_hint(each)]
         except (ProtocolError, h11.ProtocolError) as error:
             self._refuse(f"answered what is no agreement on a WebSocket: {error}")
             return
-        if isinstance(answer, AcceptConnection):
+        if not answers:
+            return
+        if isinstance(answers[0], AcceptConnection):
             self._begin(handshake)
-        elif isinstance(answer, RejectConnection):
-            self._refuse(_rejection(answer))
+        elif isinstance(answers[0], RejectConnection):
+            self._refuse(_rejection(answers[0]))
 
     def _begin(self, handshake: H11Handshake) -> None:
         connection, self._handshake = handshake.connection, None
@@ -188,6 +191,10 @@ class _Upgrade(Protocol):
         else:
             assert connecting is not None, "without a connection, one is being made"
             connecting.cancel()
+
+
+def _is_a_hint(event: Event) -> bool:
+    return isinstance(event, RejectConnection) and event.status_code < 200
 
 
 def _rejection(answer: RejectConnection) -> str:
