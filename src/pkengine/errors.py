@@ -147,6 +147,10 @@ class DnsError(SshError):
     """A host's fingerprints could not be looked up in DNS."""
 
 
+class InvalidResolver(SshError, ValueError):
+    """What is named is no DNS resolver whose word can be believed."""
+
+
 class KnownHostsError(SshError):
     """A line of a ``known_hosts`` file is malformed; the text says which file and which line."""
 

@@ -9,7 +9,7 @@ from twisted.internet.defer import ensureDeferred
 from twisted.names import dns
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from pkengine.errors import DnsError, HostKeyMismatch
+from pkengine.errors import DnsError, HostKeyMismatch, InvalidResolver
 from pkengine.ssh import HostKeyPolicy
 from pkengine.ssh.sshfp import ValidatingResolver, published_fingerprints
 from tests.ssh.clock import ClockedReactor
@@ -93,6 +93,18 @@ class ResolverTests(SynchronousTestCase):
         self.assertIn("192.0.2.1 is not on this machine", str(error))
         ValidatingResolver("192.0.2.1", has_safe_path=True)
         ValidatingResolver("::1")
+
+    def test_it_is_read_with_and_without_a_port(self):
+        for text, address, port in (
+            ("127.0.0.53", "127.0.0.53", 53),
+            ("127.0.0.1:5353", "127.0.0.1", 5353),
+            ("::1", "::1", 53),
+            ("[::1]:5353", "::1", 5353),
+        ):
+            read = ValidatingResolver.parse(text)
+            self.assertEqual((read.address, read.port), (address, port))
+        for text in ("", "localhost", "127.0.0.1:x", "[::1", "192.0.2.1", "[]:53", "1:2"):
+            self.assertRaises(InvalidResolver, ValidatingResolver.parse, text)
 
 
 class PolicyTests(ClientTestCase):

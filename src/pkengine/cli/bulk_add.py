@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from pkengine.cli.exit_status import CommandFailed, ExitStatus
 from pkengine.cli.host_file import HostRow
+from pkengine.cli.host_key_question import confirm_way
 from pkengine.cli.host_review import (
     DEFAULT_SSH_PORT,
     Judgement,
@@ -29,6 +30,7 @@ from pkengine.cli.jobs import StepView
 from pkengine.cli.pool import in_pool
 from pkengine.cli.rest_client import Entity, RestClient
 from pkengine.cli.terminal import ask, printable, show_columns, show_json, tell
+from pkengine.cli.ways import Jump, Way
 from pkengine.keys import Secret
 
 
@@ -53,6 +55,7 @@ class BulkOptions:
         is_confirmed: ask nobody.
         trust_on_first_use: accept hosts of which no key was given.
         parallel: how many deployments run at the same time.
+        way: the machines on the way.
     """
 
     ssh_port: int | None = None
@@ -66,6 +69,7 @@ class BulkOptions:
     parallel: int = 8
     wait: bool = True
     timeout_s: float = 600.0
+    way: Way | None = None
 
     @property
     def goals(self) -> tuple[str, ...]:
@@ -109,9 +113,10 @@ async def add_hosts(
     """
     console = Console(stderr=True)
     hosts = await list_hosts(client)
+    ways = await _ways(client, rows, options)
     with _looking(console, len(rows)) as looked_at:
         reviews = await review_hosts(
-            client, rows, hosts, options.ssh_port or DEFAULT_SSH_PORT, looked_at
+            client, rows, hosts, options.ssh_port or DEFAULT_SSH_PORT, ways, looked_at
         )
     show_review(console, reviews)
     accepted = [review for review in reviews if _is_acceptable(review, options)]
@@ -127,7 +132,7 @@ async def add_hosts(
         if review not in accepted and (review not in begun or not options.wait)
     }
     with _display(console, options.parallel) as display:
-        deployment = _Deployment(client, options, secret, display, is_reviewed=is_reviewed)
+        deployment = _Deployment(client, options, secret, ways, display, is_reviewed=is_reviewed)
         for result in await deployment.run([r for r in reviews if r.row not in results]):
             results[result.review.row] = result
     ordered = [results[row] for row in rows]
@@ -148,6 +153,23 @@ async def add_hosts(
             f"{bad} of {len(rows)} hosts were not added; run the same command again when what is "
             "in the way is gone: it skips those that are there."
         )
+
+
+async def _ways(
+    client: RestClient, rows: Sequence[HostRow], options: BulkOptions
+) -> dict[HostRow, Way]:
+    """Give the ways that the rows and the options say; each jump host is judged once."""
+    confirmed: dict[Way, Way] = {}
+    ways = {}
+    for row in rows:
+        way = options.way if row.jumps is None else tuple(map(Jump, row.jumps))
+        if way is None:
+            continue
+        if way not in confirmed:
+            is_judged = options.trust_on_first_use
+            confirmed[way] = way if is_judged else await confirm_way(client, way)
+        ways[row] = confirmed[way]
+    return ways
 
 
 def _is_acceptable(review: Review, options: BulkOptions) -> bool:
@@ -272,6 +294,7 @@ class _Deployment:
         client: asks the engine.
         options: what holds for all.
         password: of the SSH users, or None for the engine's own key.
+        ways: to the hosts that are not reached directly.
         display: shows how far each is.
         is_reviewed: a person has looked at the keys, so just those are to be accepted.
     """
@@ -281,6 +304,7 @@ class _Deployment:
         client: RestClient,
         options: BulkOptions,
         password: Secret | None,
+        ways: Mapping[HostRow, Way],
         display: _Display,
         *,
         is_reviewed: bool,
@@ -288,6 +312,7 @@ class _Deployment:
         self._client = client
         self._options = options
         self._password = password
+        self._ways = ways
         self._display = display
         self._is_reviewed = is_reviewed
         self._under_way: dict[HostRow, None] = {}
@@ -350,6 +375,7 @@ class _Deployment:
             fingerprint=fingerprint,
             public_key=row.public_key,
             password=self._password,
+            way=self._ways.get(row),
         )
         if review.known is not None:
             await act(

@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING
 import click
 
 from pkengine.cli.engine_options import EngineOptions, json_option
-from pkengine.cli.exit_status import CommandFailed, ExitStatus
 from pkengine.cli.host_options import (
     PORT,
     check_at_most_one,
     check_one_way_in,
+    jump_way,
     ssh_options,
     ssh_password,
     wait_options,
 )
 from pkengine.cli.host_outcome import finish
-from pkengine.cli.terminal import ask, is_interactive, tell
-from pkengine.errors import InvalidKeyText
+from pkengine.cli.terminal import is_interactive
 from pkengine.keys import Secret, SshFingerprint, SshPublicKey
 
 if TYPE_CHECKING:
@@ -72,6 +71,9 @@ def add(
     password_file: str | None,
     is_asking: bool,
     use_engine_key: bool,
+    jump: str | None,
+    jump_fingerprints: tuple[SshFingerprint, ...],
+    jump_password_file: str | None,
     trust_on_first_use: bool,
     file: str | None,
     is_confirmed: bool,
@@ -86,7 +88,8 @@ def add(
 ) -> None:
     """Add a host: judge its SSH key, log in, deploy the agent, exchange keys.
 
-    At a terminal, a host key that was not given is shown and asked about.
+    At a terminal, a host key that was neither given nor known to the engine is shown and asked
+    about; so is that of a jump host.
 
     With --from FILE many are added: one table shows every key that was expected and found,
     and nothing is deployed before somebody agrees to it.  The options of the command hold
@@ -107,12 +110,6 @@ def add(
         raise click.UsageError("Give the NAME and the ADDRESS of a host, or --from FILE.")
     elif is_confirmed:
         raise click.UsageError("--yes is for --from; say which key the host must have.")
-    elif is_key_open and not is_interactive():
-        raise click.UsageError(
-            "Say which key the host must have, with --fingerprint or --ssh-public-key; "
-            "'ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub' prints it on the host. "
-            "--trust-on-first-use accepts any."
-        )
     if not (password_file or is_asking or use_engine_key):
         if not is_interactive():
             raise click.UsageError(
@@ -120,18 +117,25 @@ def add(
             )
         is_asking = True
 
+    way = jump_way(jump, jump_fingerprints, jump_password_file)
+
     async def add_one(client: RestClient, name: str, address: str) -> None:
+        from pkengine.cli.host_key_question import confirm_host_key, confirm_way
         from pkengine.cli.hosts import SshAccess, add_host, newest_event
 
         given = fingerprint
+        confirmed = way
+        if way and not trust_on_first_use:
+            confirmed = await confirm_way(client, way)
         if is_key_open:
-            given = await _confirm_host_key(client, address, ssh_port or 22)
+            given = await confirm_host_key(client, address, ssh_port or 22, confirmed or ())
         access = SshAccess(
             port=ssh_port,
             user=ssh_user,
             fingerprint=given,
             public_key=ssh_public_key,
             password=ssh_password(password_file, is_asking, address),
+            way=confirmed,
         )
         since = await newest_event(client)
         added = await add_host(
@@ -170,6 +174,7 @@ def add(
             parallel=parallel,
             wait=wait,
             timeout_s=timeout_s,
+            way=way,
         )
         rows = read_hosts(file)
         given = ssh_password(password_file, False, "")
@@ -186,32 +191,3 @@ def add(
             await add_one(client, name, address)
 
     engine.run(work)
-
-
-async def _confirm_host_key(client: RestClient, address: str, port: int) -> SshFingerprint:
-    """Show a person the host's keys; give the fingerprint of the one that they accept."""
-    from pkengine.cli.hosts import describe_key, fetch_host_keys
-
-    keys = await fetch_host_keys(client, address, port)
-    if not keys:
-        raise CommandFailed(f"The SSH server at {address}:{port} shows no host key.")
-    tell(f"The authenticity of host '{address}' (port {port}) can't be established.")
-    for key in keys:
-        tell(f"{describe_key(key)} key fingerprint is {key.fingerprint()}.")
-    while True:
-        answer = ask("Add this host (yes/no/[fingerprint])").strip()
-        if answer.lower() == "no":
-            raise CommandFailed("The host was not added.", ExitStatus.REFUSED)
-        if answer.lower() == "yes":
-            return keys[0].fingerprint()
-        try:
-            pasted = SshFingerprint.parse(answer)
-        except InvalidKeyText:
-            tell("Please type 'yes', 'no' or the fingerprint.")
-            continue
-        if any(pasted.matches(key) for key in keys):
-            return pasted
-        raise CommandFailed(
-            f"None of the host's keys has the fingerprint {pasted}: it was not added.",
-            ExitStatus.REFUSED,
-        )

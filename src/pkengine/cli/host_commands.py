@@ -13,6 +13,7 @@ from pkengine.cli.host_key_commands import fingerprint, key_change
 from pkengine.cli.host_options import (
     check_at_most_one,
     check_one_way_in,
+    jump_way,
     ssh_options,
     ssh_password,
     wait_options,
@@ -54,6 +55,9 @@ def install(
     password_file: str | None,
     is_asking: bool,
     use_engine_key: bool,
+    jump: str | None,
+    jump_fingerprints: tuple[SshFingerprint, ...],
+    jump_password_file: str | None,
     activate: bool,
     wait: bool,
     timeout_s: float,
@@ -66,8 +70,10 @@ def install(
     """
     check_at_most_one((fingerprint, ssh_public_key), "--fingerprint and --ssh-public-key")
     check_one_way_in(password_file, is_asking, use_engine_key)
+    way = jump_way(jump, jump_fingerprints, jump_password_file)
 
     async def work(client: RestClient) -> None:
+        from pkengine.cli.host_key_question import confirm_way
         from pkengine.cli.hosts import SshAccess, act, find_host, newest_event
 
         found = await find_host(client, name)
@@ -77,6 +83,7 @@ def install(
             fingerprint=fingerprint,
             public_key=ssh_public_key,
             password=ssh_password(password_file, is_asking, found["address"]),
+            way=await confirm_way(client, way) if way else way,
         )
         since = await newest_event(client)
         await act(client, found, "install", ssh=access.entity(), activate=activate, reboot=False)

@@ -29,12 +29,26 @@ def host_facts(found: Entity) -> list[tuple[str, str]]:
         ("SSH fingerprint", ssh.get("fingerprint")),
         ("SSH key trusted by", ssh.get("key_source")),
         ("SSH host key", ssh.get("public_key")),
+        ("Proved SSH keys", _proved(ssh)),
+        ("Jump hosts", _way(ssh)),
         ("Operating system", f"{system.get('type', '')} {version}".strip()),
         ("CPU", (found.get("cpu") or {}).get("name")),
         ("Memory", _mebibytes(found.get("memory"))),
         ("Comment", found.get("comment")),
     ]
     return [(label, str(value)) for label, value in facts if value]
+
+
+def _proved(ssh: Entity) -> str:
+    keys = (ssh.get("proved_keys") or {}).get("ssh_key") or []
+    return ", ".join(f"{key.get('type')} {key.get('fingerprint')}" for key in keys)
+
+
+def _way(ssh: Entity) -> str:
+    jumps = (ssh.get("jump_hosts") or {}).get("jump_host") or []
+    return ", ".join(
+        f"{jump['user']['user_name']}@{jump['address']} port {jump['port']}" for jump in jumps
+    )
 
 
 def _mebibytes(octets: object) -> str:

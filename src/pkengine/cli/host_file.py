@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pkengine.cli.exit_status import CommandFailed, ExitStatus
 from pkengine.engine.hosts import request
-from pkengine.engine.model import NewHost, SshLogin
+from pkengine.engine.model import JumpHost, NewHost, SshLogin
 from pkengine.errors import PkengineError
 from pkengine.keys import SshFingerprint, SshPublicKey
 
@@ -30,6 +30,7 @@ COLUMNS = (
     "ssh_user",
     "fingerprint",
     "public_key",
+    "jump",
     "port",
     "cluster",
     "comment",
@@ -45,6 +46,7 @@ class HostRow:
     Attributes:
         line: where it begins in the file, from 1.
         address: in the one form by which the engine compares addresses.
+        jumps: the machines on the way; empty is the direct one.
         port: of the agent.
     """
 
@@ -55,6 +57,7 @@ class HostRow:
     ssh_user: str | None = None
     fingerprint: SshFingerprint | None = None
     public_key: SshPublicKey | None = None
+    jumps: tuple[JumpHost, ...] | None = None
     port: int | None = None
     cluster: str | None = None
     comment: str | None = None
@@ -244,6 +247,7 @@ def _row(line: int, cells: Mapping[str, str]) -> HostRow:
         ssh_user=filled.get("ssh_user"),
         fingerprint=SshFingerprint.parse(fingerprint) if fingerprint else None,
         public_key=SshPublicKey.parse(public_key) if public_key else None,
+        jumps=request.jump_hosts(filled["jump"]) if "jump" in filled else None,
         port=_port(line, "port", filled),
         cluster=filled.get("cluster"),
         comment=filled.get("comment"),

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from pkengine.cli.engine_options import EngineOptions, json_option
-from pkengine.cli.host_options import PORT, check_at_most_one, read_fingerprint
+from pkengine.cli.host_options import (
+    PORT,
+    check_at_most_one,
+    jump_options,
+    jump_way,
+    read_fingerprint,
+)
 from pkengine.cli.terminal import show, show_columns, show_json
 from pkengine.keys import SshFingerprint
 
@@ -19,33 +25,50 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("address")
 @click.option("--port", type=PORT, default=22, show_default=True, help="Of the SSH server.")
+@jump_options
 @json_option
 @click.pass_obj
-def fingerprint(engine: EngineOptions, address: str, port: int, as_json: bool) -> None:
+def fingerprint(
+    engine: EngineOptions,
+    address: str,
+    port: int,
+    jump: str | None,
+    jump_fingerprints: tuple[SshFingerprint, ...],
+    jump_password_file: str | None,
+    as_json: bool,
+) -> None:
     """Show the SSH host keys at an address.
 
-    They are shown as the engine sees them, and nothing is trusted by that.  Compare with
+    They are shown as the engine sees them, with what it knows of each, and nothing is trusted by
+    that.  Compare with
     what 'ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub' prints on the host.
     """
+    way = jump_way(jump, jump_fingerprints, jump_password_file)
 
     async def work(client: RestClient) -> None:
+        from pkengine.cli.host_key_question import confirm_way
         from pkengine.cli.hosts import describe_key, fetch_host_keys
 
-        keys = await fetch_host_keys(client, address, port)
+        confirmed = await confirm_way(client, way or ())
+        keys = await fetch_host_keys(client, address, port, confirmed)
         if as_json:
             show_json(
                 [
                     {
-                        "type": key.key_type,
-                        "fingerprint": str(key.fingerprint()),
-                        "public_key": str(key),
+                        "type": found.key.key_type,
+                        "fingerprint": str(found.key.fingerprint()),
+                        "public_key": str(found.key),
+                        "standing": found.standing,
+                        "key_source": found.source or None,
                     }
-                    for key in keys
+                    for found in keys
                 ]
             )
             return
-        for key in keys:
-            show(f"{key.fingerprint()} {address} ({describe_key(key)})")
+        for found in keys:
+            note = "" if found.standing == "unknown" else f" {found.standing}"
+            by = f" by {found.source.replace('_', ' ')}" if found.source else ""
+            show(f"{found.key.fingerprint()} {address} ({describe_key(found.key)}){note}{by}")
 
     engine.run(work)
 

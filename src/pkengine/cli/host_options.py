@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,6 +12,9 @@ from pkengine.cli.login import read_password
 from pkengine.cli.terminal import ask_password
 from pkengine.errors import InvalidKeyText
 from pkengine.keys import Secret, SshFingerprint, SshPublicKey
+
+if TYPE_CHECKING:
+    from pkengine.cli.ways import Way
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -30,8 +33,24 @@ def read_fingerprint(context: object, option: object, text: str | None) -> SshFi
         raise click.BadParameter(str(error)) from None
 
 
-def _read_public_key(context: object, option: object, text: str | None) -> SshPublicKey | None:
-    """Take a key as a line, or as the name of a file that holds the line."""
+def read_fingerprints(
+    context: object, option: object, texts: tuple[str, ...]
+) -> tuple[SshFingerprint, ...]:
+    """Read the values of an option that may be given more than once; click calls this.
+
+    Raises:
+        click.BadParameter: one is no fingerprint.
+    """
+    read = (read_fingerprint(context, option, text) for text in texts)
+    return tuple(fingerprint for fingerprint in read if fingerprint is not None)
+
+
+def read_public_key(context: object, option: object, text: str | None) -> SshPublicKey | None:
+    """Take a key as a line, or as the name of a file that holds the line; click calls this.
+
+    Raises:
+        click.BadParameter: it is no public key.
+    """
     if text is None:
         return None
     try:
@@ -51,6 +70,27 @@ def _options(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _
     return decorate
 
 
+jump_options = _options(
+    click.option(
+        "--jump",
+        metavar="[USER@]HOST[:PORT]",
+        help="Reach the host through this one, or through several, with commas, as by 'ssh -J'; "
+        "'none' goes directly. The engine logs in there with its own SSH key.",
+    ),
+    click.option(
+        "--jump-fingerprint",
+        "jump_fingerprints",
+        callback=read_fingerprints,
+        multiple=True,
+        metavar="SHA256:…",
+        help="The key of the jump host must have this fingerprint; once for each of several.",
+    ),
+    click.option(
+        "--jump-password-file",
+        metavar="FILE",
+        help="Holds the password for the jump host in its first line; - is standard input.",
+    ),
+)
 ssh_options = _options(
     click.option("--ssh-port", type=PORT, help="[default: 22, or as stored]"),
     click.option("--ssh-user", help="Who logs in; root, or may use sudo. [default: root]"),
@@ -62,7 +102,7 @@ ssh_options = _options(
     ),
     click.option(
         "--ssh-public-key",
-        callback=_read_public_key,
+        callback=read_public_key,
         metavar="KEY",
         help="The host key must be this one: a line of OpenSSH's form, or a .pub file.",
     ),
@@ -77,6 +117,7 @@ ssh_options = _options(
         is_flag=True,
         help="Log in with the engine's own SSH key; see 'pkengine ssh-key'.",
     ),
+    jump_options,
 )
 wait_options = _options(
     click.option(
@@ -113,6 +154,21 @@ def ssh_password(path: str | None, is_asking: bool, address: str) -> Secret | No
     if path is not None:
         return read_password(path)
     return Secret(ask_password(f"SSH password for {address}")) if is_asking else None
+
+
+def jump_way(
+    text: str | None, fingerprints: tuple[SshFingerprint, ...], password_file: str | None
+) -> Way | None:
+    """Give the way that the options say; None leaves it as it is.
+
+    Raises:
+        click.UsageError, CommandFailed: as for `pkengine.cli.ways.read_way`.
+    """
+    if text is None and not fingerprints and password_file is None:
+        return None
+    from pkengine.cli.ways import read_way
+
+    return read_way(text, fingerprints, password_file)
 
 
 def check_at_most_one(values: tuple[object, ...], names: str) -> None:

@@ -17,10 +17,11 @@ from rich.text import Text
 
 from pkengine.cli.exit_status import CommandFailed, ExitStatus
 from pkengine.cli.host_file import HostRow
-from pkengine.cli.hosts import describe_key, fetch_host_keys
+from pkengine.cli.hosts import FoundKey, describe_key, fetch_host_keys
 from pkengine.cli.pool import in_pool
 from pkengine.cli.rest_client import Entity, RestClient
 from pkengine.cli.terminal import printable
+from pkengine.cli.ways import Way
 from pkengine.keys import SshFingerprint, SshPublicKey
 
 #: How many hosts the engine is asked to look at at the same time.
@@ -97,10 +98,39 @@ class Review:
 def judge(
     row: HostRow,
     expected: SshFingerprint | SshPublicKey | None,
-    keys: Sequence[SshPublicKey],
+    found: Sequence[FoundKey],
     known: Entity | None = None,
 ) -> Review:
-    """Compare what a host shows with what is expected of it."""
+    """Compare what a host shows with what is expected of it, by the row or by the engine."""
+    keys = [each.key for each in found if each.standing != "revoked"]
+    if not keys and found:
+        return Review(
+            row=row,
+            judgement=Judgement.MISMATCH,
+            expected=expected,
+            found=tuple(each.key for each in found),
+            detail="What it shows is revoked.",
+            known=known,
+        )
+    if expected is None:
+        for each in found:
+            if each.standing == "known":
+                return Review(
+                    row=row,
+                    judgement=Judgement.MATCH,
+                    expected=each.key,
+                    found=(each.key,),
+                    detail=f"Known by {each.source.replace('_', ' ')}.",
+                    known=known,
+                )
+        if any(each.standing == "mismatch" for each in found):
+            return Review(
+                row=row,
+                judgement=Judgement.MISMATCH,
+                found=tuple(keys),
+                detail="The engine knows another key for this address.",
+                known=known,
+            )
     match: tuple[SshPublicKey, ...]
     if expected is None:
         match, otherwise = tuple(keys[:1]), Judgement.MISMATCH
@@ -126,6 +156,7 @@ async def review_hosts(
     rows: Sequence[HostRow],
     hosts: Iterable[Entity],
     ssh_port: int,
+    ways: Mapping[HostRow, Way],
     looked_at: Callable[[], None],
 ) -> list[Review]:
     """Judge every row; the engine fetches the keys of several hosts at once.
@@ -135,6 +166,7 @@ async def review_hosts(
         rows: what is to be added.
         hosts: those that the engine has.
         ssh_port: where a row gives none.
+        ways: to the hosts that are not reached directly.
         looked_at: called when one more is judged.
     """
     by_name: dict[str, Entity] = {}
@@ -144,7 +176,7 @@ async def review_hosts(
         by_address[str(host.get("address"))] = host
 
     async def look(row: HostRow) -> Review:
-        review = await _look(client, row, by_name, by_address, ssh_port)
+        review = await _look(client, row, by_name, by_address, ssh_port, ways.get(row))
         looked_at()
         return review
 
@@ -157,6 +189,7 @@ async def _look(
     by_name: Mapping[str, Entity],
     by_address: Mapping[str, Entity],
     ssh_port: int,
+    way: Way | None,
 ) -> Review:
     known = by_address.get(row.address)
     namesake = by_name.get(row.name)
@@ -179,7 +212,7 @@ async def _look(
     expected = row.public_key or row.fingerprint or _stored_key(stored)
     port = row.ssh_port or (int(stored["port"]) if "port" in stored else ssh_port)
     try:
-        keys = await fetch_host_keys(client, row.address, port)
+        found = await fetch_host_keys(client, row.address, port, way)
     except CommandFailed as error:
         if error.status is not ExitStatus.REFUSED:
             raise
@@ -190,7 +223,7 @@ async def _look(
             detail=str(error),
             known=known,
         )
-    return judge(row, expected, keys, known)
+    return judge(row, expected, found, known)
 
 
 def _stored_key(ssh: Entity) -> SshPublicKey | SshFingerprint | None:

@@ -12,6 +12,7 @@ from twisted.internet.task import deferLater
 from pkengine.cli.exit_status import CommandFailed, ExitStatus
 from pkengine.cli.jobs import JobWatch, Progress
 from pkengine.cli.rest_client import Entity, RestClient, items
+from pkengine.cli.ways import Way, way_entity
 from pkengine.keys import Secret, SshFingerprint, SshPublicKey
 
 #: How often a host is asked how far it is.
@@ -29,6 +30,7 @@ class SshAccess:
 
     Attributes:
         password: None to log in with the engine's own SSH key.
+        way: the machines on the way; empty is the direct one.
     """
 
     port: int | None = None
@@ -36,6 +38,7 @@ class SshAccess:
     fingerprint: SshFingerprint | None = None
     public_key: SshPublicKey | None = None
     password: Secret | None = None
+    way: Way | None = None
 
     def entity(self) -> Entity:
         """Give the ``ssh`` element of a request."""
@@ -55,7 +58,23 @@ class SshAccess:
             ssh["fingerprint"] = str(self.fingerprint)
         if self.public_key is not None:
             ssh["public_key"] = str(self.public_key)
+        if self.way is not None:
+            ssh["jump_hosts"] = way_entity(self.way)
         return ssh
+
+
+@dataclass(frozen=True, slots=True)
+class FoundKey:
+    """A key that is shown at an address.
+
+    Attributes:
+        standing: ``known``, ``unknown``, ``mismatch`` or ``revoked``.
+        source: what vouches for a known one, such as ``certificate``.
+    """
+
+    key: SshPublicKey
+    standing: str = "unknown"
+    source: str = ""
 
 
 async def list_hosts(client: RestClient, search: str | None = None) -> list[Entity]:
@@ -83,10 +102,23 @@ async def find_host(client: RestClient, name_or_id: str) -> Entity:
     raise CommandFailed(f"There is no host {name_or_id!r}.", ExitStatus.NOT_FOUND)
 
 
-async def fetch_host_keys(client: RestClient, address: str, port: int) -> list[SshPublicKey]:
-    """Ask the engine which keys the SSH server at an address shows; nothing is trusted."""
-    answer = await client.get("/sshkeys", address=address, port=port)
-    return [SshPublicKey.parse(entry["public_key"]) for entry in items(answer, "ssh_key")]
+async def fetch_host_keys(
+    client: RestClient, address: str, port: int, way: Way | None = None
+) -> list[FoundKey]:
+    """Ask the engine which keys the SSH server at an address shows; none is trusted by that."""
+    if way:
+        ssh = {"port": port, "jump_hosts": way_entity(way)}
+        answer = await client.post("/sshkeys", {"address": address, "ssh": ssh})
+    else:
+        answer = await client.get("/sshkeys", address=address, port=port)
+    return [
+        FoundKey(
+            SshPublicKey.parse(entry["public_key"]),
+            entry.get("standing") or "unknown",
+            entry.get("key_source") or "",
+        )
+        for entry in items(answer, "ssh_key")
+    ]
 
 
 def describe_key(key: SshPublicKey) -> str:

@@ -17,6 +17,7 @@ from pkengine.cli.engine_options import EngineOptions, json_option
 from pkengine.cli.event_commands import events
 from pkengine.cli.exit_status import CommandFailed, ExitStatus
 from pkengine.cli.host_commands import host
+from pkengine.cli.known_host_commands import host_ca, known_hosts
 from pkengine.cli.terminal import show, show_json, tell
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def cli(
 
 cli.add_command(host)
 cli.add_command(events)
+cli.add_command(known_hosts)
+cli.add_command(host_ca)
 
 
 @cli.command("ssh-key")

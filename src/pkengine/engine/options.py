@@ -55,6 +55,14 @@ class Options(usage.Options):
             "environment variable PKENGINE_DATABASE. [default: SQLite in DIR/engine.db]",
         ],
         [
+            "sshfp",
+            None,
+            None,
+            "Believe a DNS resolver on this machine that validates DNSSEC, such as 127.0.0.53, "
+            "about the SSH keys of hosts of which nothing else is known (SSHFP records). "
+            "[default: DNS is not asked]",
+        ],
+        [
             "agent-url",
             None,
             None,
@@ -104,6 +112,7 @@ def makeService(options: Options) -> IService:
         trusted_proxies=options["trusted-proxies"] or "",
         database_url=options["database"] or os.environ.get("PKENGINE_DATABASE") or None,
         terminal=_terminal(),
+        sshfp_resolver=options["sshfp"],
         agent_url=options["agent-url"],
         agent_server=options["agent-server"],
         authorized_keys_options=options["authorized-keys-options"],

@@ -58,6 +58,7 @@ from pkengine.keys.files import write_atomically
 from pkengine.ssh.authorized_keys import MARKER
 from pkengine.ssh.identity import SshIdentity
 from pkengine.ssh.key_limits import parse_limits
+from pkengine.ssh.sshfp import ValidatingResolver
 
 API_PATH = "/ovirt-engine/api"
 
@@ -74,6 +75,8 @@ class Engine(Service):
         database_url: SQLAlchemy's, or None for SQLite in the state folder.
         patience: how long hosts are waited for, or None for the usual.
         terminal: where a person sits who is shown the first password, once; never a log.
+        sshfp_resolver: the resolver that is believed about SSH keys, see
+            `ValidatingResolver.parse`; None does not ask DNS.
         agent_url: where hosts that are installed shall dial this engine; None where it dials
             them only.
         agent_server: how they know the HTTPS server there; see `DialIn.parse`.
@@ -97,6 +100,7 @@ class Engine(Service):
         KeyFileError: the state folder, or a key in it, cannot be used.
         InvalidTrustedProxies: they are malformed.
         InvalidEngineUrl, InvalidKeyText: what hosts shall be told about dialling is malformed.
+        InvalidResolver: the resolver is malformed, or cannot be believed.
         InvalidKeyLimits: what limits the engine's key is malformed.
     """
 
@@ -120,6 +124,7 @@ class Engine(Service):
         database_url: str | None = None,
         patience: Patience | None = None,
         terminal: TextIO | None = None,
+        sshfp_resolver: str | None = None,
         agent_url: str | None = None,
         agent_server: str | None = None,
         authorized_keys_options: str | None = None,
@@ -146,6 +151,9 @@ class Engine(Service):
                 parse_limits(authorized_keys_options)
                 if authorized_keys_options is not None
                 else None
+            )
+            self._resolver = (
+                ValidatingResolver.parse(sshfp_resolver) if sshfp_resolver is not None else None
             )
             self._dial_in = (
                 DialIn.parse(agent_url, agent_server, own=self.https_key_pair.pin)
@@ -229,7 +237,7 @@ class Engine(Service):
         registry = HostRegistry(store, self.events, HostTrust(trust, secrets, seal), reactor)
         arrivals = Arrivals()
         known_keys = KnownKeys(store, self.events, reactor)
-        ways = SshWays(SshLogins(reactor, self.ssh_keys), known_keys)
+        ways = SshWays(SshLogins(reactor, self.ssh_keys, self._resolver), known_keys)
         access = NetworkAccess(
             reactor,
             key_pair=self.key_pair,

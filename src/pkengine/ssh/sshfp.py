@@ -8,6 +8,7 @@ is safe.  An answer without the bit is as good as none.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,10 +18,11 @@ from twisted.internet.error import BindError
 from twisted.internet.interfaces import IReactorTime, IReactorUDP
 from twisted.names import dns
 
-from pkengine.errors import DnsError
+from pkengine.errors import DnsError, InvalidResolver
 from pkengine.keys import SshFingerprint
 
 DNS_PORT = 53
+_RESOLVER = re.compile(r"\[([^\]]*)\](?::([0-9]{1,5}))?|([^:]*)(?::([0-9]{1,5}))?|(.*)")
 _SHA256 = 2
 _SHA256_LENGTH = 32
 
@@ -47,14 +49,33 @@ class ValidatingResolver:
         """Refuse what cannot be believed.
 
         Raises:
-            ValueError: the resolver is across a network, and nothing is said of the way.
+            InvalidResolver: the resolver is across a network, and nothing is said of the way.
         """
         if not self.has_safe_path and not ipaddress.ip_address(self.address).is_loopback:
-            raise ValueError(
+            raise InvalidResolver(
                 f"The resolver {self.address} is not on this machine, so anybody in between can "
                 "claim that its answers are authentic: name a local resolver that validates "
                 "DNSSEC, such as 127.0.0.53 or 127.0.0.1."
             )
+
+    @classmethod
+    def parse(cls, text: str) -> ValidatingResolver:
+        """Read ``ADDRESS[:PORT]``, with an IPv6 address in brackets where a port follows.
+
+        Raises:
+            InvalidResolver: it is malformed, or cannot be believed.
+        """
+        match = _RESOLVER.fullmatch(text)
+        try:
+            bracketed, port_6, plain, port_4, bare = match.groups() if match else ("",) * 5
+            address = ipaddress.ip_address(bracketed or plain or bare or "")
+            port = int(port_6 or port_4 or DNS_PORT)
+        except ValueError:
+            raise InvalidResolver(
+                f"The resolver {text!r} is malformed: expected an IP address such as 127.0.0.53, "
+                "or [::1]:5353 with a port."
+            ) from None
+        return cls(str(address), port)
 
     def __str__(self) -> str:
         return self.address if self.port == DNS_PORT else f"{self.address} port {self.port}"

@@ -10,6 +10,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 from pkengine.engine.model import (
+    DEFAULT_SSH_PORT,
+    DEFAULT_SSH_USER,
     Host,
     HostChange,
     HostKeySource,
@@ -29,6 +31,7 @@ T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 _USER = re.compile(r"[^\s:/\x00-\x1f\x7f-][^\s:/\x00-\x1f\x7f]{0,254}")
+_JUMP = re.compile(r"(?:([^@]+)@)?(\[[0-9A-Fa-f:.]+\]|[^@:\[\]]+)(?::([0-9]{1,5}))?")
 MAX_TEXT = 10_000
 #: Each machine on the way costs a login, and time.
 MOST_JUMPS = 4
@@ -237,6 +240,31 @@ def checked_way(jumps: Sequence[JumpLogin]) -> tuple[JumpLogin, ...]:
                 f"the jump host {jump.host}: give the right one only."
             )
     return tuple(replace(jump, host=host) for jump, host in zip(jumps, hosts, strict=True))
+
+
+def jump_hosts(text: str) -> tuple[JumpHost, ...]:
+    """Read a way as OpenSSH's ``ProxyJump`` has it: ``[USER@]HOST[:PORT]``, with commas.
+
+    Returns:
+        Nothing where the text is ``none``, which is the direct way.
+
+    Raises:
+        BadRequest: it is malformed.
+    """
+    if text.strip().lower() == "none":
+        return ()
+    return _checked_jumps(tuple(_jump_host(part.strip()) for part in text.split(",")))
+
+
+def _jump_host(text: str) -> JumpHost:
+    match = _JUMP.fullmatch(text)
+    if match is None:
+        raise BadRequest(
+            f"The jump host {text!r} is malformed: expected [USER@]HOST[:PORT], with an IPv6 "
+            "address in brackets."
+        )
+    user, address, port = match.groups()
+    return JumpHost(address, int(port or DEFAULT_SSH_PORT), user or DEFAULT_SSH_USER)
 
 
 def _checked_jumps(jumps: tuple[JumpHost, ...]) -> tuple[JumpHost, ...]:
