@@ -20,6 +20,12 @@ DEFAULT_STATE = "/var/lib/pkengine"
 DEFAULT_HTTPS = "8443"
 
 
+def _days(text: str) -> int:
+    if not text.isdecimal() or len(text) > 6:
+        raise ValueError("expected a number of days, or 0 for ever")
+    return int(text)
+
+
 class Options(usage.Options):
     """What an administrator may say about the service."""
 
@@ -83,6 +89,9 @@ class Options(usage.Options):
             "What limits this engine's SSH key in authorized_keys of hosts that are installed, "
             "such as 'from=\"192.0.2.0/24\",restrict'. [default: nothing]",
         ],
+        ["keep-events", None, 90, "Keep events for so many days; 0 for ever.", _days],
+        ["keep-audit", None, 730, "The same for the events that make the audit log.", _days],
+        ["keep-jobs", None, 30, "The same for jobs that have ended.", _days],
     ]
 
     def opt_version(self) -> None:
@@ -101,6 +110,7 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     with needs_extra("twistd pkengine", "engine,agent"):
+        from pkengine.engine.retention import Keep
         from pkengine.engine.service import Engine
         from pkengine.engine.state import StateFolder
 
@@ -116,6 +126,11 @@ def makeService(options: Options) -> IService:
         agent_url=options["agent-url"],
         agent_server=options["agent-server"],
         authorized_keys_options=options["authorized-keys-options"],
+        keep=Keep(
+            events_days=options["keep-events"],
+            audit_days=options["keep-audit"],
+            jobs_days=options["keep-jobs"],
+        ),
     )
     engine.started.addErrback(lambda _: _fail(reactor))
     return engine

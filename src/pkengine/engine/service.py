@@ -46,6 +46,7 @@ from pkengine.engine.jobs import Jobs
 from pkengine.engine.model import Severity
 from pkengine.engine.rest import HttpServer, site
 from pkengine.engine.rest.application import Folder
+from pkengine.engine.retention import Keep, Retention
 from pkengine.engine.state import StateFolder
 from pkengine.engine.store import Seal, Store, open_database
 from pkengine.engine.store.database import transaction
@@ -81,6 +82,8 @@ class Engine(Service):
             them only.
         agent_server: how they know the HTTPS server there; see `DialIn.parse`.
         authorized_keys_options: what limits the engine's key on hosts; see `parse_limits`.
+
+        keep: how long events and jobs are kept, or None for the usual.
 
     Attributes:
         clock: the reactor, as what tells the time.
@@ -128,7 +131,9 @@ class Engine(Service):
         agent_url: str | None = None,
         agent_server: str | None = None,
         authorized_keys_options: str | None = None,
+        keep: Keep | None = None,
     ) -> None:
+        self._keep = keep
         self._terminal = terminal
         self.clock = self._reactor = reactor
         self.state = state
@@ -230,6 +235,7 @@ class Engine(Service):
         self.events = Events(store, reactor)
         self.clusters = Clusters(store)
         self.jobs = Jobs(store, reactor)
+        self._retention = Retention(store, reactor, self._keep)
         self.accounts = Accounts(store, reactor)
         self.user_administration = UserAdministration(store, self.accounts, self.events, reactor)
         trust, secrets = MemoryTrustStore(), MemorySharedKeys()
@@ -290,6 +296,7 @@ class Engine(Service):
                 path=str(self.state.initial_admin_password),
             )
         await self.accounts.start()
+        self._retention.start()
         await self.jobs.abort_unfinished()
         await self.events.add(
             EventCode.ENGINE_STARTED,
@@ -335,6 +342,7 @@ class Engine(Service):
         try:
             await self.hosts.stop()
             await self._entrance.close()
+            await self._retention.stop()
             await self.user_administration.stop()
             await self.accounts.stop()
             await self.events.add(EventCode.ENGINE_STOPPED, Severity.NORMAL, "Stopping pkengine.")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import uuid
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, Row, delete, func, insert, not_, select
 
 from pkengine.engine.model import Event, Severity
 from pkengine.engine.search import Search
@@ -119,6 +120,44 @@ def event_by_id(connection: Connection, event_id: int) -> Event | None:
     """Give an event, or None."""
     row = connection.execute(select(events).where(events.c.id == event_id)).first()
     return _event(row) if row else None
+
+
+def delete_old_events(
+    connection: Connection,
+    before: datetime.datetime,
+    codes: Collection[int],
+    *,
+    are_of_codes: bool,
+    limit: int,
+) -> int:
+    """Remove events from before a moment, the oldest first, but never the newest there is.
+
+    Args:
+        connection: the transaction.
+        before: what is as late as this stays.
+        codes: kinds of events.
+        are_of_codes: remove those of these kinds; else those of all others.
+        limit: how many at most.
+
+    Returns:
+        How many were removed.
+    """
+    is_of_codes = events.c.code.in_(codes)
+    newest = select(func.max(events.c.id)).scalar_subquery()
+    old = (
+        select(events.c.id)
+        .where(
+            events.c.time < before,
+            events.c.id != newest,
+            is_of_codes if are_of_codes else not_(is_of_codes),
+        )
+        .order_by(events.c.time)
+        .limit(limit)
+    )
+    ids = connection.execute(old).scalars().all()
+    if ids:
+        connection.execute(delete(events).where(events.c.id.in_(ids)))
+    return len(ids)
 
 
 def _event(row: Row[tuple[object, ...]]) -> Event:

@@ -49,6 +49,24 @@ def abort_unfinished(connection: Connection, ended: datetime.datetime) -> None:
         )
 
 
+def delete_ended_jobs(connection: Connection, before: datetime.datetime, limit: int) -> int:
+    """Remove jobs that ended before a moment, no more than `limit`; tell how many."""
+    ids = (
+        connection.execute(
+            select(jobs.c.id)
+            .where(jobs.c.started < before, jobs.c.ended < before)
+            .order_by(jobs.c.started)
+            .limit(limit)
+        )
+        .scalars()
+        .all()
+    )
+    if ids:
+        connection.execute(delete(steps).where(steps.c.job_id.in_(ids)))
+        connection.execute(delete(jobs).where(jobs.c.id.in_(ids)))
+    return len(ids)
+
+
 def job_by_id(connection: Connection, job_id: uuid.UUID) -> Job | None:
     """Give a job with its steps, or None."""
     row = connection.execute(select(jobs).where(jobs.c.id == job_id)).first()
