@@ -125,6 +125,7 @@ async def make_engine(store: Store, folder: Path) -> Any:
             clock=reactor,
         ),
         ssh_keys=SshKeyRing(folder / "ssh"),
+        ssh_key_rotation=nowhere,
         key_pair=key_pair,
         https_key_pair=key_pair,
     )

@@ -105,6 +105,32 @@ class RealEngineTests(TestCase):
         self.assertEqual(host["ssh"]["key_source"], "first_use")
         self.assertEqual(host["ssh"]["public_key"], str(self.host.public_key))
 
+    async def test_the_engines_key_is_rotated_and_the_hosts_that_are_left_are_shown(self) -> None:
+        await self.add(
+            *("h1", "127.0.0.1", "--fingerprint", self.fingerprint),
+            *("--password-file", str(self.password_file)),
+        )
+        authorized = self.host.home / ".ssh/authorized_keys"
+        before = authorized.read_text()
+        rotated = await self.run_command("ssh-key", "rotate")
+        self.assertEqual(0, rotated.status, rotated.err)
+        self.assertIn("✓ Host h1", rotated.err)
+        (after,) = authorized.read_text().splitlines()
+        self.assertNotEqual(before, after)
+        self.assertIn((await self.run_command("ssh-key")).out.split()[1], after)
+
+        authorized.write_text("")
+        rotated = await self.run_command("ssh-key", "rotate", "--type", "rsa")
+        self.assertEqual(1, rotated.status)
+        self.assertIn("1 of 1 hosts do not have the new key", rotated.err)
+        status = await self.run_command("ssh-key", "status")
+        self.assertEqual(0, status.status)
+        self.assertIn("both are valid", status.out)
+        self.assertRegex(status.out, r"h1 +failed .*does not accept the keys")
+        ended = await self.run_command("ssh-key", "rotate", "--discard-old")
+        self.assertEqual(0, ended.status, ended.err)
+        self.assertRegex(ended.out, r"\AThe SSH key of the engine is ssh-rsa SHA256:\S+\.\n\Z")
+
     async def test_what_the_engine_refuses_leaves_no_host(self) -> None:
         wrong_password = self.folder / "wrong"
         wrong_password.write_text("not the password")

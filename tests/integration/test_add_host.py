@@ -72,7 +72,8 @@ class AddedTests(EngineTestCase):
             str(self.engine.key_pair.pin), await host.run(f"cat {STATE}/authorized_engines")
         )
         self.assertIn(
-            str(self.engine.ssh_identity.public), await host.run("cat /root/.ssh/authorized_keys")
+            str(self.engine.ssh_keys.newest.public),
+            await host.run("cat /root/.ssh/authorized_keys"),
         )
         private = (await host.run(f"cat {STATE}/agent.key")).splitlines()[1].encode()
         for path in self.state.directory.rglob("*"):
@@ -120,7 +121,7 @@ class AddedTests(EngineTestCase):
             host = await self.host(name)
             added = await self.maintain(await self.add_up(host, user=user))
             (line,) = (await host.run(f"cat ~{user}/.ssh/authorized_keys")).splitlines()
-            public = self.engine.ssh_identity.public
+            public = self.engine.ssh_keys.newest.public
             marker = f"pkengine@{self.engine.name_at_agents}"
             self.assertEqual(f"{limits} {public} {marker}", line)
             # By the key, through sudo where that is needed: 'restrict' leaves room for both.

@@ -27,10 +27,10 @@ from pkengine.cli.host_review import (
 )
 from pkengine.cli.hosts import SshAccess, act, add_host, list_hosts, newest_event, wait_for_host
 from pkengine.cli.jobs import StepView
-from pkengine.cli.pool import in_pool
 from pkengine.cli.rest_client import Entity, RestClient
 from pkengine.cli.terminal import ask, printable, show_columns, show_json, tell
 from pkengine.cli.ways import Jump, Way
+from pkengine.engine.pool import in_pool
 from pkengine.keys import Secret
 
 

@@ -18,10 +18,10 @@ from rich.text import Text
 from pkengine.cli.exit_status import CommandFailed, ExitStatus
 from pkengine.cli.host_file import HostRow
 from pkengine.cli.hosts import FoundKey, describe_key, fetch_host_keys
-from pkengine.cli.pool import in_pool
 from pkengine.cli.rest_client import Entity, RestClient
 from pkengine.cli.terminal import printable
 from pkengine.cli.ways import Way
+from pkengine.engine.pool import in_pool
 from pkengine.keys import SshFingerprint, SshPublicKey
 
 #: How many hosts the engine is asked to look at at the same time.

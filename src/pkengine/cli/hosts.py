@@ -10,13 +10,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from pkengine.cli.exit_status import CommandFailed, ExitStatus
-from pkengine.cli.jobs import JobWatch, Progress
+from pkengine.cli.jobs import POLL_INTERVAL_S, JobWatch, Progress
 from pkengine.cli.rest_client import Entity, RestClient, items
 from pkengine.cli.ways import Way, way_entity
 from pkengine.keys import Secret, SshFingerprint, SshPublicKey
 
-#: How often a host is asked how far it is.
-POLL_INTERVAL_S = 0.5
 #: How long a deployment may take before the command stops waiting for it.
 DEFAULT_WAIT_S = 600.0
 

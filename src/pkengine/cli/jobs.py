@@ -12,10 +12,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
+from pkengine.cli.exit_status import CommandFailed
 from pkengine.cli.rest_client import Entity, RestClient, items
 from pkengine.cli.terminal import printable
 
+#: How often the engine is asked how far it is.
+POLL_INTERVAL_S = 0.5
 _WIDTH_OF_BAR = 24
 
 
@@ -149,6 +154,32 @@ class JobWatch:
             if not jobs:
                 return
             self._job_id = str(jobs[0]["id"])
-        steps = items(await self._client.get(f"/jobs/{self._job_id}/steps"), "step")
-        for step in sorted(steps, key=lambda step: int(step["number"])):
-            self._progress.show(StepView.of(step))
+        await _show_steps(self._client, self._job_id, self._progress)
+
+
+async def follow_job(
+    client: RestClient, job_id: str, progress: Progress, *, timeout_s: float
+) -> Entity:
+    """Show the steps of a job until it has ended; give it as it is then.
+
+    Raises:
+        CommandFailed: it has not ended in time; the engine goes on.
+    """
+    clock = IReactorTime(client.reactor)
+    deadline = clock.seconds() + timeout_s
+    while True:
+        job = await client.get(f"/jobs/{job_id}")
+        await _show_steps(client, job_id, progress)
+        if job.get("end_time"):
+            return job
+        if clock.seconds() >= deadline:
+            raise CommandFailed(
+                f"{job['description']!r} has not ended after {timeout_s:g} s; the engine goes on."
+            )
+        await deferLater(clock, POLL_INTERVAL_S)
+
+
+async def _show_steps(client: RestClient, job_id: str, progress: Progress) -> None:
+    steps = items(await client.get(f"/jobs/{job_id}/steps"), "step")
+    for step in sorted(steps, key=lambda step: int(step["number"])):
+        progress.show(StepView.of(step))

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from pkengine import __version__
-from pkengine.cli.engine_options import EngineOptions, json_option
+from pkengine.cli.engine_options import EngineOptions
 from pkengine.cli.event_commands import events
 from pkengine.cli.exit_status import CommandFailed, ExitStatus
 from pkengine.cli.host_commands import host
 from pkengine.cli.known_host_commands import host_ca, known_hosts
-from pkengine.cli.terminal import show, show_json, tell
-
-if TYPE_CHECKING:
-    from pkengine.cli.rest_client import RestClient
+from pkengine.cli.ssh_key import ssh_key
+from pkengine.cli.terminal import tell
 
 _EPILOG = """\
 Exit status: 0 done, 1 failed, 2 usage, 3 the engine cannot be reached or verified,
@@ -72,29 +69,7 @@ cli.add_command(host)
 cli.add_command(events)
 cli.add_command(known_hosts)
 cli.add_command(host_ca)
-
-
-@cli.command("ssh-key")
-@json_option
-@click.pass_obj
-def ssh_key(engine: EngineOptions, as_json: bool) -> None:
-    """Print the engine's SSH public key, as authorized_keys has it.
-
-    A host whose user has this line in ~/.ssh/authorized_keys can be added without a password.
-    """
-
-    async def work(client: RestClient) -> None:
-        line = await client.get_text(
-            "/ovirt-engine/services/pki-resource",
-            resource="engine-certificate",
-            format="OPENSSH-PUBKEY",
-        )
-        if as_json:
-            show_json({"public_key": line.strip()})
-        else:
-            show(line.strip())
-
-    engine.run(work)
+cli.add_command(ssh_key)
 
 
 @cli.command()

@@ -108,6 +108,8 @@ class RunningJob:
         self._store = store
         self._clock = clock
         self._publisher = publisher
+        self._places = {step.name: place for place, step in enumerate(job.steps)}
+        self._unsaved: set[int] = set()
         self._timer: IDelayedCall | None = None
         self._turn = DeferredLock()  # writes reach the database in the order of the reports
 
@@ -123,31 +125,30 @@ class RunningJob:
         This returns at once: it is written soon, and together with what comes meanwhile.
         """
         now = utc_now(self._clock)
-        known = next((step for step in self.job.steps if step.name == name), None)
+        steps = list(self.job.steps)
+        place = self._places.setdefault(name, len(steps))
         step = Step(
             name=name,
             description=description,
             status=status,
             progress=progress,
-            started=known.started if known else now,
+            started=steps[place].started if place < len(steps) else now,
             ended=None if status is StepStatus.STARTED else now,
         )
-        others = self.job.steps
-        if known is None:
-            steps = (*others, step)
-        else:
-            steps = tuple(step if other is known else other for other in others)
-        self.job = replace(self.job, steps=steps)
+        steps[place : place + 1] = [step]
+        self.job = replace(self.job, steps=tuple(steps))
+        self._unsaved.add(place)
         self._save_soon()
 
     async def finish(self, status: StepStatus = StepStatus.FINISHED) -> None:
         """End the job, and each step that is under way, with this status."""
         now = utc_now(self._clock)
-        steps = tuple(
-            replace(step, status=status, ended=now) if step.ended is None else step
-            for step in self.job.steps
-        )
-        self.job = replace(self.job, status=status, ended=now, steps=steps)
+        open_places = [n for n, step in enumerate(self.job.steps) if step.ended is None]
+        steps = list(self.job.steps)
+        for place in open_places:
+            steps[place] = replace(steps[place], status=status, ended=now)
+        self._unsaved.update(open_places)
+        self.job = replace(self.job, status=status, ended=now, steps=tuple(steps))
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -168,8 +169,13 @@ class RunningJob:
     async def _save(self) -> None:
         await self._turn.acquire()
         try:
-            job = self.job
-            await self._store.write(queries.update_job, job)
+            job, places = self.job, sorted(self._unsaved)
+            self._unsaved.clear()
+            try:
+                await self._store.write(queries.update_job, job, places)
+            except BaseException:
+                self._unsaved.update(places)
+                raise
         finally:
             self._turn.release()
         self._publisher.publish(job)

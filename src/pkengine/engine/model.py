@@ -429,3 +429,27 @@ class Job:
     host_id: uuid.UUID | None = None
     correlation_id: str = ""
     steps: tuple[Step, ...] = ()
+
+
+class KeyRotationStatus(enum.Enum):
+    """How far the rotation of the engine's SSH key is on a host."""
+
+    WAITING = "waiting"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostKeyRotation:
+    """How far the rotation of the engine's SSH key is on one host.
+
+    Attributes:
+        detail: why it failed, or empty.
+        tried: when that was, or None where it was not.
+    """
+
+    host_id: uuid.UUID
+    host_name: str
+    status: KeyRotationStatus = KeyRotationStatus.WAITING
+    detail: str = ""
+    tried: datetime.datetime | None = None

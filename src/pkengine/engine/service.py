@@ -37,6 +37,7 @@ from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.network import NetworkAccess
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.hosts.service import Hosts
+from pkengine.engine.hosts.ssh_key_rotation import SshKeyRotation
 from pkengine.engine.hosts.ssh_logins import SshLogins
 from pkengine.engine.hosts.ssh_ways import SshWays
 from pkengine.engine.hosts.trust import HostTrust
@@ -57,7 +58,6 @@ from pkengine.errors import PkengineError
 from pkengine.keys import KeyPair
 from pkengine.keys.files import write_atomically
 from pkengine.ssh.authorized_keys import MARKER
-from pkengine.ssh.identity import SshIdentity
 from pkengine.ssh.key_limits import parse_limits
 from pkengine.ssh.sshfp import ValidatingResolver
 
@@ -96,7 +96,7 @@ class Engine(Service):
         started: fires once, when the start is complete; fails with the reason if it is not.
 
     Once `startService` was called it also has a `store`, `events`, `clusters`, `jobs`,
-    `accounts`, `user_administration` and `hosts`.
+    `accounts`, `user_administration`, `hosts` and `ssh_key_rotation`.
 
     Raises:
         EngineError: another engine has the state folder.
@@ -116,6 +116,7 @@ class Engine(Service):
     accounts: Accounts
     user_administration: UserAdministration
     hosts: Hosts
+    ssh_key_rotation: SshKeyRotation
 
     def __init__(
         self,
@@ -168,11 +169,6 @@ class Engine(Service):
         except BaseException:
             os.close(self._lock)
             raise
-
-    @property
-    def ssh_identity(self) -> SshIdentity:
-        """The key by which it logs in to hosts that are added from now on."""
-        return self.ssh_keys.newest
 
     @property
     def name_at_agents(self) -> str:
@@ -278,6 +274,17 @@ class Engine(Service):
             clock=reactor,
         )
 
+        self.ssh_key_rotation = SshKeyRotation(
+            ring=self.ssh_keys,
+            hosts=self.hosts,
+            registry=registry,
+            access=access,
+            store=store,
+            events=self.events,
+            jobs=self.jobs,
+            clock=reactor,
+        )
+
     # The part that takes a running reactor.
 
     def _begin(self) -> None:
@@ -304,6 +311,7 @@ class Engine(Service):
             f"Starting pkengine {pkengine.__version__}.",
         )
         await self.hosts.start()
+        await self.ssh_key_rotation.start()
         root = Folder()
         root.putChild(b"ovirt-engine", site(self))
         root.putChild(b"pkengine", own := Folder())
@@ -340,6 +348,7 @@ class Engine(Service):
             await maybeDeferred(self._port.stopListening)
             self._port = None
         try:
+            await self.ssh_key_rotation.stop()
             await self.hosts.stop()
             await self._entrance.close()
             await self._retention.stop()

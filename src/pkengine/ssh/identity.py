@@ -100,6 +100,12 @@ class SshIdentity:
         return SshPublicKey.parse(text.decode("ascii"))
 
     @property
+    def kind(self) -> SshKeyKind:
+        """Its type."""
+        is_rsa = isinstance(self.private_key, RSAPrivateKey)
+        return SshKeyKind.RSA if is_rsa else SshKeyKind.ED25519
+
+    @property
     def authorized_keys_line(self) -> str:
         """The line, without its end, that lets this key in on a host."""
         return f"{self.public} {self.comment}"

@@ -40,6 +40,7 @@ from pkengine.engine.hosts.known_keys import KnownKeys
 from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.hosts.service import Hosts
+from pkengine.engine.hosts.ssh_key_rotation import SshKeyRotation
 from pkengine.engine.hosts.ssh_ways import SshWays
 from pkengine.engine.jobs import Jobs
 from pkengine.engine.model import Host, Severity, StepStatus
@@ -49,7 +50,7 @@ from pkengine.engine.store import Store
 from pkengine.engine.user_administration import UserAdministration
 from pkengine.errors import ChannelClosed, HostKeyMismatch
 from pkengine.keys import KeyPair, Pin, Secret, SshFingerprint, SshPublicKey
-from pkengine.ssh import HostKeyJudgement, HostKeyPolicy, SshIdentity, SshTarget
+from pkengine.ssh import HostKeyJudgement, HostKeyPolicy, SshKeyRing, SshTarget
 from tests.engine.hosts.keys import host_trust
 from tests.engine.store.inline import InlineReactor, InlineThreads
 
@@ -176,6 +177,7 @@ class ActedNetwork:
         accepted: the keys of engines that agents accept.
         is_silent: agents do not answer.
         restarts: what was restarted.
+        exchange_refusal: raised instead of taking the engine's new SSH key.
     """
 
     refusal: Exception | None = None
@@ -188,6 +190,11 @@ class ActedNetwork:
     is_silent: bool = False
     fingerprints: tuple[SshFingerprint, ...] = ()
     restarts: list[str] = field(default_factory=list)
+    exchange_refusal: Exception | None = None
+
+    async def replace_ssh_key(self, connection: Any) -> None:
+        if self.exchange_refusal is not None:
+            raise self.exchange_refusal
 
     async def log_in(
         self,
@@ -306,7 +313,7 @@ class ServedEngine:
         self.key_pair = KeyPair.generate("engine")
         self.network.accepted.append(str(self.key_pair.pin))
         self.https_key_pair = KeyPair.generate("engine.example")
-        self.ssh_identity = SshIdentity.load_or_create(Path(test.mktemp()))
+        self.ssh_keys = SshKeyRing(Path(test.mktemp()))
         self.accounts = Accounts(
             store,
             clock,
@@ -331,6 +338,16 @@ class ServedEngine:
             own_pin=self.key_pair.pin,
             clock=clock,
         )
+        self.ssh_key_rotation = SshKeyRotation(
+            ring=self.ssh_keys,
+            hosts=self.hosts,
+            registry=registry,
+            access=self.network,
+            store=store,
+            events=self.events,
+            jobs=self.jobs,
+            clock=clock,
+        )
         self.password_file = Path(test.mktemp())
         self.root = Folder()
         self.root.putChild(b"ovirt-engine", site(self))
@@ -346,6 +363,7 @@ class ServedEngine:
         test.addCleanup(lambda: Deferred.fromCoroutine(store.close()))
         engine = cls(test, store, clock)
         test.addCleanup(lambda: Deferred.fromCoroutine(engine.hosts.stop()))
+        test.addCleanup(lambda: Deferred.fromCoroutine(engine.ssh_key_rotation.stop()))
         await engine.accounts.ensure_admin(engine.password_file)
         await engine.accounts.start()
         test.addCleanup(lambda: Deferred.fromCoroutine(engine.accounts.stop()))

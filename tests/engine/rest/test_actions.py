@@ -335,7 +335,7 @@ class RegistrationTests(ActionsTestCase):
             reply = await self.register(command=command)
             self.assertEqual((reply.status, reply.body), (200, content))
         line = (await self.register(command="get-ssh-trust")).body.decode()
-        self.assertEqual(SshPublicKey.parse(line), self.engine.ssh_identity.public)
+        self.assertEqual(SshPublicKey.parse(line), self.engine.ssh_keys.newest.public)
 
 
 class AuditOfRefusalsTests(ActionsTestCase):

@@ -118,7 +118,7 @@ class PkiTests(TestCase):
         reply = await self.pki("resource=engine-certificate&format=OPENSSH-PUBKEY")
         self.assertEqual((reply.status, reply.headers["content-type"]), (200, "text/plain"))
         line = reply.body.decode()
-        self.assertEqual(SshPublicKey.parse(line), self.engine.ssh_identity.public)
+        self.assertEqual(SshPublicKey.parse(line), self.engine.ssh_keys.newest.public)
         self.assertTrue(line.endswith(" ovirt-engine\n"))
         reply = await self.pki("resource=engine-certificate&format=OPENSSH-PUBKEY&alias=me")
         self.assertTrue(reply.body.endswith(b" me\n"))

@@ -22,20 +22,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from pkengine.auth.peer import TrustedPeer
 from pkengine.auth.trust import format_trust_line
 from pkengine.engine.deployment.bundle import AgentBundle
+from pkengine.engine.deployment.engine_key import Authorized, ProveKey, forgetting, try_key
 from pkengine.engine.deployment.layout import SYSTEM_LAYOUT, Layout
 from pkengine.engine.deployment.probe import HostFacts, Interpreter, choose_interpreter
 from pkengine.engine.deployment.steps import Progress, Report, StepReport
 from pkengine.engine.deployment.target import DeploymentHost, Place, Steps
 from pkengine.errors import PkengineError, SshError
 from pkengine.keys import Pin
-from pkengine.ssh.authorized_keys import AuthorizedKey
 
 if TYPE_CHECKING:
     from pkengine.ssh import SshConnection
@@ -99,18 +99,6 @@ class DeployedAgent:
     is_for_system: bool
     python: str
     key_refusal: str = ""
-
-
-#: Logs in by a key and nothing else, or raises `SshError`.
-ProveKey = Callable[[], Awaitable[None]]
-
-
-class _Authorized(msgspec.Struct, frozen=True):
-    """What the step `authorize` says: from where the host sees the engine, and the line before."""
-
-    changed: bool
-    seen_from: str
-    before: str | None
 
 
 class _Initialized(msgspec.Struct, frozen=True):
@@ -200,8 +188,13 @@ async def _deploy(
     results = await host.perform(python, place, steps_before_start(plan, place), plan.bundle)
     key_refusal = ""
     if prove_key is not None and plan.authorized_key is not None:
-        authorized = msgspec.convert(results["authorize"], _Authorized)
-        key_refusal = await _prove_key(prove_key, authorized, host, python, place, progress)
+        progress.begin("login")
+        authorized = Authorized.of(results["authorize"])
+        key_refusal = await try_key(prove_key, authorized, host, python)
+        if key_refusal:
+            progress.missed(key_refusal)
+        else:
+            progress.finish()
     layout, unit = place.layout, place.unit(plan.agent_port)
     start = {
         "prefix": layout.prefix,
@@ -229,36 +222,6 @@ async def _deploy(
         python=str(python),
         key_refusal=key_refusal,
     )
-
-
-async def _prove_key(
-    prove_key: ProveKey,
-    authorized: _Authorized,
-    host: DeploymentHost,
-    python: Interpreter,
-    place: Place,
-    progress: Progress,
-) -> str:
-    """Log in by the engine's key; where that fails, put back the line before and say why."""
-    progress.begin("login")
-    try:
-        await prove_key()
-    except SshError as error:
-        refusal = f"Its authorized_keys has the engine's SSH key, which does not get in. {error}"
-        if authorized.seen_from:
-            refusal += (
-                f" The host sees this engine at {authorized.seen_from}: a 'from=' in "
-                "--authorized-keys-options has to let that in."
-            )
-        if authorized.before is not None:
-            await host.perform(
-                python, place, {"authorize": {"line": authorized.before}}, is_shown=False
-            )
-            refusal += " The engine's line that was there before was put back."
-        progress.missed(refusal)
-        return refusal
-    progress.finish()
-    return ""
 
 
 def steps_before_start(plan: DeploymentPlan, place: Place) -> Steps:
@@ -305,12 +268,6 @@ async def _undeploy(
     if authorized_keys:
         steps["deauthorize"] = forgetting(authorized_keys)
     await host.perform(facts.interpreters[0], place, steps)
-
-
-def forgetting(lines: Sequence[str]) -> dict[str, Any]:
-    """Give what the step `deauthorize` is to remove: all lines of the engine's, by any name."""
-    entries = [entry for line in lines if (entry := AuthorizedKey.parse(line))]
-    return {"marker": entries[0].marker or None, "keys": [entry.key for entry in entries]}
 
 
 def interpreter_for(plan: DeploymentPlan, facts: HostFacts, place: Place) -> Interpreter:

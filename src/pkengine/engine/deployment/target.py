@@ -92,13 +92,21 @@ class DeploymentHost:
         Raises:
             SshError: the host does not say it, or the user cannot become root.
         """
+        facts = await self.look()
+        return facts, await self._place(facts)
+
+    async def look(self) -> HostFacts:
+        """See what the host has, and no more.
+
+        Raises:
+            SshError: the host does not say it.
+        """
         command = probe_command(self._system)
         result = await self._connection.run(command, timeout_s=_DEADLINES_S["probe"])
         try:
-            facts = parse_facts(result.stdout)
+            return parse_facts(result.stdout)
         except ValueError as error:
             raise SshError(f"the host's shell does not say what the host has: {error}.") from error
-        return facts, await self._place(facts)
 
     async def _place(self, facts: HostFacts) -> Place:
         """Choose: root's folders, or those of a user who asked for it or has no way to root."""
@@ -126,7 +134,7 @@ class DeploymentHost:
     async def perform(
         self,
         python: Interpreter,
-        place: Place,
+        place: Place | None,
         steps: Steps,
         bundle: AgentBundle | None = None,
         *,
@@ -136,7 +144,7 @@ class DeploymentHost:
 
         Args:
             python: runs them.
-            place: tells with which privileges.
+            place: tells with which privileges; None for those of the user who is logged in.
             steps: are reported one by one.
             bundle: what the step `upload` sends, where that is one of them.
             is_shown: report the steps.
@@ -149,7 +157,8 @@ class DeploymentHost:
         """
         results: dict[str, Any] = {}
         progress = self._progress if is_shown else Progress(lambda _: None)
-        for as_root, names in groupby(steps, lambda n: place.needs_sudo and n not in _AS_USER):
+        needs_sudo = place is not None and place.needs_sudo
+        for as_root, names in groupby(steps, lambda n: needs_sudo and n not in _AS_USER):
             some = {name: steps[name] for name in names}
             deadlines_s = {name: _deadline_s(name, bundle) for name in some}
             command = program_command(

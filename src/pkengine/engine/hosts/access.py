@@ -109,6 +109,13 @@ class HostAccess(Protocol):
             DeploymentError: a step failed; doing it again completes it.
         """
 
+    async def replace_ssh_key(self, connection: Any) -> None:
+        """Bring the new SSH key of this engine to a host; then the old one gets in no more.
+
+        Raises:
+            DeploymentError: the host refuses; the old one gets in as before.
+        """
+
     async def bundle_hash(self) -> str:
         """Tell which version of the agent `deploy` and `upgrade` would bring."""
 

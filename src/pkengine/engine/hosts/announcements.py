@@ -16,7 +16,7 @@ from pkengine.engine.model import (
     Origin,
     Severity,
 )
-from pkengine.keys import Pin, SshPublicKey
+from pkengine.keys import Pin, SshFingerprint, SshPublicKey
 
 _KEY_SOURCES = {
     HostKeySource.GIVEN_FINGERPRINT: "as the given fingerprint says",
@@ -106,6 +106,19 @@ class Announcements:
             f"password. {reason}"
         )
         return self._warning(EventCode.ENGINE_KEY_REFUSED, text, host, origin)
+
+    def engine_key_rotated(self, host: Host, fingerprint: SshFingerprint, origin: Origin) -> Event:
+        """The new SSH key of the engine gets in on a host, and the old one no longer."""
+        text = (
+            f"Host {host.name} has the new SSH key of this engine, {fingerprint}, and the old one "
+            "no longer."
+        )
+        return self._normal(EventCode.ENGINE_KEY_ROTATED, text, host, origin)
+
+    def engine_key_kept(self, host: Host, reason: str, origin: Origin) -> Event:
+        """The SSH key of the engine could not be replaced on a host."""
+        text = f"The SSH key of this engine was not replaced on Host {host.name}. {reason}"
+        return self._warning(EventCode.ENGINE_KEY_ROTATION_FAILED, text, host, origin)
 
     def updated(self, host: Host, differences: Sequence[str], origin: Origin) -> Event:
         """Somebody changed what is stored."""

@@ -18,6 +18,7 @@ from pkengine.auth.trust import MemoryTrustStore
 from pkengine.channel import connect_channel
 from pkengine.engine.deployment.bundle import build_bundle
 from pkengine.engine.deployment.deployment import DeployedAgent, DeploymentPlan, deploy, undeploy
+from pkengine.engine.deployment.engine_key import replace_key
 from pkengine.engine.deployment.upgrade import reboot, restart, upgrade
 from pkengine.engine.hosts.access import LoggedIn, Report, Verify, VerifyVersion
 from pkengine.engine.hosts.agent_report import AgentChannel
@@ -26,7 +27,7 @@ from pkengine.engine.hosts.dial_in import DialIn
 from pkengine.engine.hosts.ssh_ways import SshWays
 from pkengine.engine.hosts.trust import peer_name
 from pkengine.engine.model import Host, Origin
-from pkengine.errors import ChannelError
+from pkengine.errors import ChannelError, SshAuthenticationFailed
 from pkengine.interfaces import ITrustStore
 from pkengine.keys import KeyPair, Pin
 from pkengine.ssh import SshConnection, SshCredentials, SshIdentity, SshKeyRing, connect_again
@@ -95,11 +96,31 @@ class NetworkAccess:
         )
 
     async def _prove_key(self, connection: SshConnection, identity: SshIdentity) -> None:
+        await (await self._log_in_by(connection, identity)).close()
+
+    async def _log_in_by(self, connection: SshConnection, identity: SshIdentity) -> SshConnection:
         credentials = SshCredentials(keys=(identity.private_key,))
         again = await connect_again(
             self._reactor, connection, credentials, timeout_s=CONNECT_TIMEOUT_S
         )
-        await again.close()
+        if again.authenticated_key != identity.public:
+            await again.close()
+            raise SshAuthenticationFailed(
+                f"{connection.target} lets {connection.target.user} in without any proof, so "
+                "nobody can tell whether it takes this key."
+            )
+        return again
+
+    async def replace_ssh_key(self, connection: Any) -> None:
+        """See `HostAccess`."""
+        new, old = self._ssh_keys.identities
+        await replace_key(
+            connection,
+            self._authorized_key(new),
+            old=str(old.public),
+            keeps_options=self._key_limits is None,
+            log_in=lambda: self._log_in_by(connection, new),
+        )
 
     async def undeploy(self, connection: Any) -> None:
         """See `HostAccess`."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -201,6 +202,25 @@ class Hosts:
         return await self._ways.shown_keys(request.address(address), port, way, origin)
 
     # Changing.
+
+    @contextlib.asynccontextmanager
+    async def logged_in(
+        self, host_id: uuid.UUID, verb: str, origin: Origin
+    ) -> AsyncIterator[tuple[Host, LoggedIn]]:
+        """Have a host alone, and be logged in there by the engine's key.
+
+        Raises:
+            NotFound: there is no such host.
+            Conflict: another request is at work on it.
+            SshError: it cannot be reached, shows another key, or refuses the login.
+        """
+        host = await self._registry.get(host_id)
+        with self._turns.taking(verb, host.name, host_id):
+            connection = await self._log_in_to_known(host, SshLogin(), verb, origin)
+            try:
+                yield host, connection
+            finally:
+                await connection.close()
 
     async def register(self, new: NewHost, origin: Origin) -> Host:
         """Note that a host wants to be managed; anybody can say so, and it proves nothing.

@@ -19,17 +19,20 @@ from pkengine.engine.accounts import Accounts
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.events import Events
 from pkengine.engine.hosts.service import Hosts
+from pkengine.engine.hosts.ssh_key_rotation import SshKeyRotation
 from pkengine.engine.jobs import Jobs
 from pkengine.engine.rest.application import Application, Folder, Routed, refuse
 from pkengine.engine.rest.authorization import Authorizer
 from pkengine.engine.rest.clusters import ClusterResource
 from pkengine.engine.rest.elements import CLUSTER, JOB
+from pkengine.engine.rest.engine_ssh_key import EngineSshKeyResource
 from pkengine.engine.rest.events import EventResource
 from pkengine.engine.rest.follow import Follower
 from pkengine.engine.rest.host_actions import HostActions
 from pkengine.engine.rest.host_collections import HostCollections
 from pkengine.engine.rest.host_elements import HOST
 from pkengine.engine.rest.hosts import HostResource
+from pkengine.engine.rest.job_actions import JobActions
 from pkengine.engine.rest.jobs import JobResource
 from pkengine.engine.rest.key_changes import KeyChangeResource
 from pkengine.engine.rest.known_hosts import KnownHostResource
@@ -42,7 +45,7 @@ from pkengine.engine.rest.sso import SignOn
 from pkengine.engine.rest.users import UserResource
 from pkengine.engine.user_administration import UserAdministration
 from pkengine.keys import KeyPair
-from pkengine.ssh.identity import SshIdentity
+from pkengine.ssh import SshKeyRing
 
 __all__ = ["HttpServer", "ServedEngine", "site"]
 
@@ -79,8 +82,12 @@ class ServedEngine(Protocol):
         """What is under way."""
 
     @property
-    def ssh_identity(self) -> SshIdentity:
+    def ssh_keys(self) -> SshKeyRing:
         """What the engine logs in to hosts with."""
+
+    @property
+    def ssh_key_rotation(self) -> SshKeyRotation:
+        """What replaces it on all hosts."""
 
     @property
     def key_pair(self) -> KeyPair:
@@ -97,6 +104,7 @@ def site(engine: ServedEngine) -> IResource:
     collections = HostCollections(engine.hosts, engine.jobs, users)
     clusters = ClusterResource(engine.clusters)
     jobs = JobResource(engine.jobs)
+    actions = JobActions(engine.jobs)
     follower = Follower(
         {
             HOST: (*clusters.links_of_hosts(), *collections.links()),
@@ -112,10 +120,11 @@ def site(engine: ServedEngine) -> IResource:
             ).routes(),
             clusters.routes(),
             HostResource(engine.hosts, engine.clusters, engine.jobs).routes(),
-            HostActions(engine.hosts, engine.clusters, engine.jobs).routes(),
+            HostActions(engine.hosts, engine.clusters, actions).routes(),
             collections.routes(),
             KeyChangeResource(engine.hosts.key_changes).routes(),
             KnownHostResource(engine.hosts.known_keys).routes(),
+            EngineSshKeyResource(engine.ssh_key_rotation, actions).routes(),
             EventResource(engine.events).routes(),
             jobs.routes(),
             users.routes(),
@@ -123,7 +132,7 @@ def site(engine: ServedEngine) -> IResource:
     )
     sign_on = SignOn(engine.accounts, engine.events)
     public_keys = PublicKeys(
-        lambda: engine.ssh_identity.public,
+        lambda: engine.ssh_keys.newest.public,
         engine.key_pair.certificate_pem(),
         engine.https_key_pair.certificate_pem(),
     )

@@ -40,6 +40,7 @@ from pkengine.engine.rest.schema import (
     ignored,
 )
 from pkengine.engine.users import User
+from pkengine.ssh import SshKeyKind
 
 
 def always(value: Any) -> Callable[[Any], Any]:
@@ -350,6 +351,7 @@ ACTION = Element(
             is_read=True,
         ),
         Field("fence_type", Enumerated(FenceType), is_read=True),
+        Field("type", Enumerated(SshKeyKind), is_read=True),
         Field(
             "power_management",
             only("power_management", Field("status", LINE, attrgetter("power_status"))),

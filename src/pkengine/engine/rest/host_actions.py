@@ -7,23 +7,23 @@ from collections.abc import Iterable
 
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.hosts.service import Hosts
-from pkengine.engine.jobs import Jobs
-from pkengine.engine.model import Job, StepStatus
-from pkengine.engine.rest.call import LONGEST_WAIT_S, Answer, Call, Route
+from pkengine.engine.model import Job
+from pkengine.engine.rest.call import Answer, Call, Route
 from pkengine.engine.rest.elements import ACTION, ActionResult, FenceType
 from pkengine.engine.rest.host_references import read_cluster_id, read_login
+from pkengine.engine.rest.job_actions import JobActions
 from pkengine.engine.rest.schema import Document, IncompleteParameters
 from pkengine.engine.users import Role
-from pkengine.errors import BadRequest, Conflict
+from pkengine.errors import BadRequest
 
 
 class HostActions:
     """``/hosts/ID/ACTION``."""
 
-    def __init__(self, hosts: Hosts, clusters: Clusters, jobs: Jobs) -> None:
+    def __init__(self, hosts: Hosts, clusters: Clusters, actions: JobActions) -> None:
         self._hosts = hosts
         self._clusters = clusters
-        self._jobs = jobs
+        self._actions = actions
 
     def routes(self) -> Iterable[Route]:
         """Give the routes; what decides whom to trust, or what runs there, is not for all."""
@@ -137,20 +137,7 @@ class HostActions:
         return await self._done(call, document, job)
 
     async def _done(self, call: Call, document: Document, job: Job) -> Answer:
-        """Answer an action: when it has begun, as oVirt does, or when it has ended.
-
-        Who says ``async=false`` or expects ``201-created`` waits for the end.
-        """
-        is_async = document.get("async", call.boolean("async", True))
-        if is_async and call.expects != "201-created":
-            return Answer(element=ACTION, one=ActionResult(job=job))
-        job = await self._jobs.ended(job.id, LONGEST_WAIT_S)
-        if job.ended is None:
-            return Answer(element=ACTION, one=ActionResult("in_progress", job), status=202)
-        if job.status is not StepStatus.FINISHED:
-            detail = await self._detail(job)
-            raise Conflict(f"{job.description}: {job.status.value}. {detail}".rstrip())
-        return Answer(element=ACTION, one=ActionResult(job=job))
+        return await self._actions.done(call, document, job, self._detail)
 
     async def _detail(self, job: Job) -> str:
         if job.host_id is None:

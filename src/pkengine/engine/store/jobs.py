@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime
 import uuid
 from collections import defaultdict
+from collections.abc import Collection, Iterable
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from pkengine.engine.model import Job, Step, StepStatus
 from pkengine.engine.store.schema import jobs, steps
@@ -26,18 +27,22 @@ def insert_job(connection: Connection, job: Job) -> None:
             correlation_id=job.correlation_id,
         )
     )
-    _insert_steps(connection, job)
+    _insert_steps(connection, job, range(len(job.steps)))
 
 
-def update_job(connection: Connection, job: Job) -> None:
-    """Write a job and all its steps as they are now."""
+def update_job(connection: Connection, job: Job, places: Collection[int]) -> None:
+    """Write a job as it is now, and of its steps those at these places."""
     connection.execute(
         update(jobs)
         .where(jobs.c.id == job.id)
         .values(status=job.status.value, ended=job.ended, description=job.description)
     )
-    connection.execute(delete(steps).where(steps.c.job_id == job.id))
-    _insert_steps(connection, job)
+    if places:
+        connection.execute(
+            delete(steps).where(steps.c.job_id == job.id, steps.c.position == bindparam("place")),
+            [{"place": place} for place in places],
+        )
+    _insert_steps(connection, job, places)
 
 
 def abort_unfinished(connection: Connection, ended: datetime.datetime) -> None:
@@ -94,7 +99,7 @@ def latest_jobs(
     return [_job(row, tuple(found.get(row.id, ()))) for row in rows]
 
 
-def _insert_steps(connection: Connection, job: Job) -> None:
+def _insert_steps(connection: Connection, job: Job, places: Iterable[int]) -> None:
     rows = [
         {
             "job_id": job.id,
@@ -106,7 +111,7 @@ def _insert_steps(connection: Connection, job: Job) -> None:
             "started": step.started,
             "ended": step.ended,
         }
-        for position, step in enumerate(job.steps)
+        for position, step in ((place, job.steps[place]) for place in places)
     ]
     if rows:
         connection.execute(insert(steps), rows)

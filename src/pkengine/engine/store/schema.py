@@ -166,6 +166,43 @@ known_keys = Table(
     Column("added", UtcDateTime, nullable=False),
 )
 
+#: Which hosts have the SSH key, by its fingerprint, that takes the place of the engine's old one.
+key_rotations = Table(
+    "key_rotations",
+    metadata,
+    Column("fingerprint", String(100), primary_key=True),
+    Column("host_id", ForeignKey("hosts.id", ondelete="CASCADE"), primary_key=True),
+    Column("status", String(20), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("tried", UtcDateTime, nullable=False),
+)
+
+#: Lists of hosts that are to be added together, and what was found out about each of them.
+host_batches = Table(
+    "host_batches",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("stage", String(20), nullable=False),
+    Column("created", UtcDateTime, nullable=False, index=True),
+    Column("user_name", String(255), nullable=False),
+    Column("job_id", Uuid),
+)
+
+batch_rows = Table(
+    "batch_rows",
+    metadata,
+    Column("batch_id", ForeignKey("host_batches.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("name", String(255), nullable=False),
+    Column("address", String(255), nullable=False),
+    Column("wanted", JSON, nullable=False),
+    Column("judgement", String(40), nullable=False),
+    Column("found", JSON, nullable=False),
+    Column("outcome", String(40), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("host_id", Uuid),
+)
+
 #: Events outlive the host that they are about, so they name it and do not refer to it.
 events = Table(
     "events",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from pkengine.cli.pool import in_pool
+from pkengine.engine.pool import in_pool
 
 
 class InPoolTests(SynchronousTestCase):
