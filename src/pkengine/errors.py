@@ -64,6 +64,10 @@ class ChannelClosed(ChannelError):
     """The channel closed before, or while, the call was under way."""
 
 
+class ChannelSuperseded(ChannelClosed):
+    """The peer has connected anew, and the newer channel is the one to use."""
+
+
 class ServerCertificateRefused(ChannelError):
     """An HTTPS server did not show the key, or a certificate for the name, that was expected."""
 

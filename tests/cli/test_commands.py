@@ -23,7 +23,15 @@ SSH_PASSWORD = "ssh-secret-1"
 
 
 def host(status: str = "up", **more: Any) -> dict[str, Any]:
-    return {"id": ID, "name": "web", "address": "192.0.2.1", "status": status, **more}
+    return {
+        "id": ID,
+        "name": "web",
+        "address": "192.0.2.1",
+        "status": status,
+        "connection": "agent-dials",
+        "mechanism": "hmac",
+        **more,
+    }
 
 
 def event(index: int, description: str, severity: str = "normal") -> dict[str, Any]:
@@ -72,8 +80,10 @@ class CommandTests(CommandTestCase):
         ended = await self.run_command("host", "list", "--search", "status=up")
         self.assertEqual(ended.status, 0, ended.err)
         head, row = ended.out.splitlines()
-        self.assertEqual(head.split(), ["NAME", "ADDRESS", "STATUS", "ID"])
-        self.assertEqual(row.split(), ["web", "192.0.2.1", "up", ID])
+        self.assertEqual(
+            head.split(), ["NAME", "ADDRESS", "STATUS", "CONNECTION", "MECHANISM", "ID"]
+        )
+        self.assertEqual(row.split(), ["web", "192.0.2.1", "up", "agent-dials", "hmac", ID])
         self.assertEqual(row.index("up"), head.index("STATUS"))
         self.assertEqual(self.engine.asked[1].parameters, {"search": "status=up"})
 
@@ -89,6 +99,20 @@ class CommandTests(CommandTestCase):
         self.assertNotIn("\x1b", ended.out)
         self.assertNotIn("\x07", ended.out)
         self.assertIn("c", ended.out.splitlines()[-1])
+
+    async def test_the_keys_of_a_host_are_shown_with_where_they_came_from(self) -> None:
+        key = {
+            "value": "kid//0b9f4e2d7c1a48e5a3d6f80912b7c4de",
+            "mechanism": "hmac",
+            "source": "deployed",
+            "added": 1_700_000_000_000,
+        }
+        self.engine.answers["GET /hosts"] = (200, {"host": [host(trust={"keys": {"key": [key]}})]})
+        ended = await self.run_command("host", "show", "web")
+        facts = {line[:10].strip(): line[12:] for line in ended.out.splitlines()}
+        self.assertEqual((facts["Connection"], facts["Mechanism"]), ("agent-dials", "hmac"))
+        self.assertIn(f"{key['value']} for hmac, deployed ", facts["Agent key"])
+        self.assertIn("2023-11-1", facts["Agent key"])
 
     async def test_a_host_is_found_by_id_without_listing_all(self) -> None:
         ended = await self.run_command("host", "show", ID)

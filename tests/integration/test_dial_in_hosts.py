@@ -8,7 +8,7 @@ import socket
 from twisted.internet import reactor
 from twisted.trial.unittest import SkipTest
 
-from pkengine.engine.model import HostStatus, StepStatus
+from pkengine.engine.model import HostConnection, HostStatus, StepStatus, WayChoice
 from pkengine.engine.service import Engine
 from tests.engine.hosts.keys import keys_of
 from tests.hosts import Host as TestHost
@@ -29,6 +29,7 @@ class UnreachableHosts(EngineTestCase):
             https=f"tcp:{port}:interface={self.farm.own_address}",
             patience=IMPATIENT,
             agent_url=f"https://{self.farm.own_address}:{port}",
+            way=WayChoice(connection=HostConnection.AGENT_DIALS),
         )
         self.engine.privilegedStartService()
         self.engine.startService()

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from pkengine.cli.exit_status import CommandFailed, ExitStatus
 from pkengine.cli.host_file import HostRow
 from pkengine.cli.host_key_question import confirm_way
+from pkengine.cli.host_options import agent_way_entity
 from pkengine.cli.host_review import (
     DEFAULT_SSH_PORT,
     Judgement,
@@ -60,6 +61,8 @@ class BulkOptions:
 
     ssh_port: int | None = None
     ssh_user: str | None = None
+    connection: str | None = None
+    mechanism: str | None = None
     port: int | None = None
     cluster: str | None = None
     comment: str | None = None
@@ -377,6 +380,9 @@ class _Deployment:
             password=self._password,
             way=self._ways.get(row),
         )
+        agent_way = agent_way_entity(
+            row.connection or options.connection, row.mechanism or options.mechanism
+        )
         if review.known is not None:
             await act(
                 self._client,
@@ -385,6 +391,7 @@ class _Deployment:
                 ssh=access.entity(),
                 activate=options.activate,
                 reboot=False,
+                **agent_way,
             )
             return review.known
         return await add_host(
@@ -392,6 +399,7 @@ class _Deployment:
             row.name,
             row.address,
             access,
+            agent_way=agent_way,
             agent_port=row.port or options.port,
             cluster=row.cluster or options.cluster,
             comment=row.comment or options.comment,

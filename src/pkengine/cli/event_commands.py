@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 from typing import TYPE_CHECKING
 
 import click
 
 from pkengine.cli.engine_options import EngineOptions, json_option
-from pkengine.cli.terminal import show, show_json
+from pkengine.cli.terminal import local_time, show, show_json
 
 if TYPE_CHECKING:
     from pkengine.cli.rest_client import Entity, RestClient
@@ -72,6 +71,5 @@ def _print(event: Entity, as_json: bool) -> None:
     if as_json:
         show_json(event, indent=None)
         return
-    moment = datetime.datetime.fromtimestamp(int(event["time"]) / 1000).astimezone()
     severity = str(event.get("severity", ""))
-    show(f"{moment:%Y-%m-%d %H:%M:%S}  {severity:<7}  {event.get('description', '')}")
+    show(f"{local_time(event['time'])}  {severity:<7}  {event.get('description', '')}")

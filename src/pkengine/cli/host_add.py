@@ -9,6 +9,8 @@ import click
 from pkengine.cli.engine_options import EngineOptions, json_option
 from pkengine.cli.host_options import (
     PORT,
+    agent_way_entity,
+    agent_way_options,
     check_at_most_one,
     check_one_way_in,
     jump_way,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="With --from: how many hosts to deploy at the same time.",
 )
+@agent_way_options
 @click.option("--port", type=PORT, help="Where the agent will listen. [default: 54321]")
 @click.option("--cluster", metavar="NAME", help="[default: Default]")
 @click.option("--comment")
@@ -78,6 +81,8 @@ def add(
     file: str | None,
     is_confirmed: bool,
     parallel: int,
+    connection: str | None,
+    mechanism: str | None,
     port: int | None,
     cluster: str | None,
     comment: str | None,
@@ -143,6 +148,7 @@ def add(
             name,
             address,
             access,
+            agent_way=agent_way_entity(connection, mechanism),
             agent_port=port,
             cluster=cluster,
             comment=comment,
@@ -165,6 +171,8 @@ def add(
         options = BulkOptions(
             ssh_port=ssh_port,
             ssh_user=ssh_user,
+            connection=connection,
+            mechanism=mechanism,
             port=port,
             cluster=cluster,
             comment=comment,

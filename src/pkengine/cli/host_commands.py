@@ -11,6 +11,8 @@ from pkengine.cli.host_add import add
 from pkengine.cli.host_facts import host_facts
 from pkengine.cli.host_key_commands import fingerprint, key_change
 from pkengine.cli.host_options import (
+    agent_way_entity,
+    agent_way_options,
     check_at_most_one,
     check_one_way_in,
     jump_way,
@@ -41,6 +43,7 @@ for command in (add, fingerprint, key_change):
 @host.command()
 @click.argument("name")
 @ssh_options
+@agent_way_options
 @click.option("--activate/--no-activate", default=True, show_default=True)
 @wait_options
 @json_option
@@ -58,6 +61,8 @@ def install(
     jump: str | None,
     jump_fingerprints: tuple[SshFingerprint, ...],
     jump_password_file: str | None,
+    connection: str | None,
+    mechanism: str | None,
     activate: bool,
     wait: bool,
     timeout_s: float,
@@ -66,7 +71,8 @@ def install(
     """Deploy the agent again.
 
     The engine logs in with its own SSH key unless told otherwise.  A host whose SSH key
-    changed is accepted again by giving the new one.
+    changed is accepted again by giving the new one.  What the agent and the engine share is
+    made anew.
     """
     check_at_most_one((fingerprint, ssh_public_key), "--fingerprint and --ssh-public-key")
     check_one_way_in(password_file, is_asking, use_engine_key)
@@ -86,7 +92,15 @@ def install(
             way=await confirm_way(client, way) if way else way,
         )
         since = await newest_event(client)
-        await act(client, found, "install", ssh=access.entity(), activate=activate, reboot=False)
+        await act(
+            client,
+            found,
+            "install",
+            ssh=access.entity(),
+            activate=activate,
+            reboot=False,
+            **agent_way_entity(connection, mechanism),
+        )
         await finish(
             client,
             found,
@@ -179,9 +193,12 @@ def list_(engine: EngineOptions, search: str | None, as_json: bool) -> None:
             show_json(found)
             return
         show_columns(
-            ("NAME", "ADDRESS", "STATUS", "ID"),
+            ("NAME", "ADDRESS", "STATUS", "CONNECTION", "MECHANISM", "ID"),
             (
-                (each.get("name"), each.get("address"), each.get("status"), each.get("id"))
+                [
+                    each.get(name)
+                    for name in ("name", "address", "status", "connection", "mechanism", "id")
+                ]
                 for each in found
             ),
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pkengine.cli.terminal import local_time
+
 if TYPE_CHECKING:
     from pkengine.cli.rest_client import Entity
 
@@ -13,8 +15,7 @@ def host_facts(found: Entity) -> list[tuple[str, str]]:
     ssh = found.get("ssh") or {}
     system = found.get("os") or {}
     version = (system.get("version") or {}).get("full_version", "")
-    trust = found.get("trust") or {}
-    pins = (trust.get("pins") or {}).get("pin") or []
+    keys = ((found.get("trust") or {}).get("keys") or {}).get("key") or []
     facts = [
         ("Name", found.get("name")),
         ("Id", found.get("id")),
@@ -23,8 +24,9 @@ def host_facts(found: Entity) -> list[tuple[str, str]]:
         ("Detail", found.get("status_detail")),
         ("Agent port", found.get("port")),
         ("Agent version", found.get("agent_version")),
-        ("Agent keys", " ".join(pins)),
-        ("Mechanism", trust.get("mechanism")),
+        ("Connection", found.get("connection")),
+        ("Mechanism", found.get("mechanism")),
+        *(("Agent key", _key(key)) for key in keys),
         ("SSH", f"{(ssh.get('user') or {}).get('user_name', '')} port {ssh.get('port', '')}"),
         ("SSH fingerprint", ssh.get("fingerprint")),
         ("SSH key trusted by", ssh.get("key_source")),
@@ -37,6 +39,11 @@ def host_facts(found: Entity) -> list[tuple[str, str]]:
         ("Comment", found.get("comment")),
     ]
     return [(label, str(value)) for label, value in facts if value]
+
+
+def _key(key: Entity) -> str:
+    added = local_time(key["added"])
+    return f"{key['value']} for {key['mechanism']}, {key['source']} {added}"
 
 
 def _proved(ssh: Entity) -> str:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from pkengine.cli.exit_status import CommandFailed, ExitStatus
 from pkengine.engine.hosts import request
-from pkengine.engine.model import JumpHost, NewHost, SshLogin
+from pkengine.engine.hosts.agent_ways import check_way, connection_of
+from pkengine.engine.model import JumpHost, NewHost, SshLogin, WayChoice
 from pkengine.errors import PkengineError
 from pkengine.keys import SshFingerprint, SshPublicKey
 
@@ -31,6 +32,8 @@ COLUMNS = (
     "fingerprint",
     "public_key",
     "jump",
+    "connection",
+    "mechanism",
     "port",
     "cluster",
     "comment",
@@ -62,6 +65,8 @@ class HostRow:
     cluster: str | None = None
     comment: str | None = None
     description: str | None = None
+    connection: str | None = None
+    mechanism: str | None = None
 
 
 class _Mistake(Exception):
@@ -252,7 +257,11 @@ def _row(line: int, cells: Mapping[str, str]) -> HostRow:
         cluster=filled.get("cluster"),
         comment=filled.get("comment"),
         description=filled.get("description"),
+        connection=filled.get("connection"),
+        mechanism=filled.get("mechanism"),
     )
+    connection = connection_of(row.connection) if row.connection else None
+    check_way(WayChoice(connection=connection, mechanism=row.mechanism))
     request.new_host(
         NewHost(
             name=row.name,

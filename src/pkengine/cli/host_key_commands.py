@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +14,7 @@ from pkengine.cli.host_options import (
     jump_way,
     read_fingerprint,
 )
-from pkengine.cli.terminal import show, show_columns, show_json
+from pkengine.cli.terminal import local_time, show, show_columns, show_json
 from pkengine.keys import SshFingerprint
 
 if TYPE_CHECKING:
@@ -138,7 +137,7 @@ def _show_all(changes: list[Entity], as_json: bool) -> None:
             (
                 change["host"].get("name"),
                 change.get("seen_at"),
-                _moment(change["last_seen"]),
+                local_time(change["last_seen"]),
                 change.get("times_seen"),
             )
             for change in changes
@@ -154,8 +153,8 @@ def _show_one(change: Entity) -> None:
         ("Stored", _described(old)),
         *(("Found", _described(key)) for key in change["new_keys"]["ssh_key"]),
         ("Refused", f"{change.get('operation')} by {change.get('user_name') or 'the engine'}"),
-        ("First seen", _moment(change["first_seen"])),
-        ("Last seen", _moment(change["last_seen"])),
+        ("First seen", local_time(change["first_seen"])),
+        ("Last seen", local_time(change["last_seen"])),
         ("Times seen", change.get("times_seen")),
     ]
     width = max(len(label) for label, _ in facts)
@@ -165,8 +164,3 @@ def _show_one(change: Entity) -> None:
 
 def _described(key: Entity) -> str:
     return f"{key.get('fingerprint')} {key.get('type') or ''}".rstrip()
-
-
-def _moment(milliseconds: object) -> str:
-    moment = datetime.datetime.fromtimestamp(int(str(milliseconds)) / 1000).astimezone()
-    return f"{moment:%Y-%m-%d %H:%M:%S}"

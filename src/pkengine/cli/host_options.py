@@ -14,6 +14,7 @@ from pkengine.errors import InvalidKeyText
 from pkengine.keys import Secret, SshFingerprint, SshPublicKey
 
 if TYPE_CHECKING:
+    from pkengine.cli.rest_client import Entity
     from pkengine.cli.ways import Way
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -119,6 +120,19 @@ ssh_options = _options(
     ),
     jump_options,
 )
+agent_way_options = _options(
+    click.option(
+        "--connection",
+        type=click.Choice(["engine-dials", "agent-dials"]),
+        help="Which end dials the other. [default: as stored, or as the engine was told]",
+    ),
+    click.option(
+        "--mechanism",
+        type=click.Choice(["pin", "sign", "hmac", "spake2plus"]),
+        help="How agent and engine prove who they are; all but pin need agent-dials. "
+        "[default: as stored, or as the engine was told]",
+    ),
+)
 wait_options = _options(
     click.option(
         "--wait/--no-wait", default=True, show_default=True, help="Wait until it is done."
@@ -133,6 +147,12 @@ wait_options = _options(
         help="How long to wait.",
     ),
 )
+
+
+def agent_way_entity(connection: str | None, mechanism: str | None) -> Entity:
+    """Give what a request says about connecting to the agent."""
+    words = {"connection": connection, "mechanism": mechanism}
+    return {name: word for name, word in words.items() if word is not None}
 
 
 def check_one_way_in(path: str | None, is_asking: bool, use_engine_key: bool) -> None:

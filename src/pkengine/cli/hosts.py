@@ -134,6 +134,7 @@ async def add_host(
     address: str,
     ssh: SshAccess,
     *,
+    agent_way: Entity | None = None,
     agent_port: int | None = None,
     cluster: str | None = None,
     comment: str | None = None,
@@ -142,11 +143,13 @@ async def add_host(
 ) -> Entity:
     """Ask the engine to add a host; its deployment goes on after this returns.
 
+    What is None is left to the engine; `agent_way` is of `agent_way_entity`.
+
     Raises:
         CommandFailed: the engine could not reach it, log in to it, or refused its key; no
             host was made then.
     """
-    body: Entity = {"name": name, "address": address, "ssh": ssh.entity()}
+    body: Entity = {"name": name, "address": address, "ssh": ssh.entity(), **(agent_way or {})}
     if agent_port is not None:
         body["port"] = agent_port
     if cluster is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import signal
 import sys
@@ -49,6 +50,12 @@ def show_columns(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None
     for row in table:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         click.echo("  ".join(cells).rstrip())
+
+
+def local_time(milliseconds: object) -> str:
+    """Write a time of the API, which counts milliseconds, as a person reads it here."""
+    moment = datetime.datetime.fromtimestamp(int(str(milliseconds)) / 1000).astimezone()
+    return f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
 def ask(question: str) -> str:

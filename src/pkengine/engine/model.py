@@ -226,6 +226,14 @@ class SshLogin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WayChoice:
+    """What a request says about connecting to a host's agent; what is None is left open."""
+
+    connection: HostConnection | None = None
+    mechanism: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewHost:
     """A request to add a host."""
 
@@ -236,6 +244,7 @@ class NewHost:
     description: str = ""
     cluster_id: uuid.UUID | None = None
     ssh: SshLogin = field(default_factory=SshLogin)
+    way: WayChoice = field(default_factory=WayChoice)
     activate: bool = True
     reboot: bool = False
 
@@ -251,6 +260,7 @@ class HostChange:
     description: str | None = None
     cluster_id: uuid.UUID | None = None
     ssh: SshLogin = field(default_factory=SshLogin)
+    way: WayChoice = field(default_factory=WayChoice)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

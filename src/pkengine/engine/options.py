@@ -72,8 +72,8 @@ class Options(usage.Options):
             "agent-url",
             None,
             None,
-            "Tell the agents of hosts that are installed to dial this engine, too, at a URL such "
-            "as wss://engine.example:8443/pkengine/agent, which may be a proxy's.",
+            "Where agents that dial reach this engine, such as "
+            "wss://engine.example:8443/pkengine/agent; it may be a proxy's.",
         ],
         [
             "agent-server",
@@ -88,6 +88,20 @@ class Options(usage.Options):
             None,
             "What limits this engine's SSH key in authorized_keys of hosts that are installed, "
             "such as 'from=\"192.0.2.0/24\",restrict'. [default: nothing]",
+        ],
+        [
+            "connection",
+            None,
+            "engine-dials",
+            "Which end dials the other where nothing is said of a host: engine-dials, or "
+            "agent-dials, which needs --agent-url.",
+        ],
+        [
+            "mechanism",
+            None,
+            "pin",
+            "How both ends prove who they are where nothing is said of a host: pin, or, with "
+            "agent-dials, sign, hmac or spake2plus.",
         ],
         ["keep-events", None, 90, "Keep events for so many days; 0 for ever.", _days],
         ["keep-audit", None, 730, "The same for the events that make the audit log.", _days],
@@ -110,6 +124,8 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     with needs_extra("twistd pkengine", "engine,agent"):
+        from pkengine.engine.hosts.agent_ways import connection_of
+        from pkengine.engine.model import WayChoice
         from pkengine.engine.retention import Keep
         from pkengine.engine.service import Engine
         from pkengine.engine.state import StateFolder
@@ -126,6 +142,9 @@ def makeService(options: Options) -> IService:
         agent_url=options["agent-url"],
         agent_server=options["agent-server"],
         authorized_keys_options=options["authorized-keys-options"],
+        way=WayChoice(
+            connection=connection_of(options["connection"]), mechanism=options["mechanism"]
+        ),
         keep=Keep(
             events_days=options["keep-events"],
             audit_days=options["keep-audit"],

@@ -29,6 +29,7 @@ from pkengine.auth.trust import MemoryTrustStore
 from pkengine.engine.accounts import Accounts
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.events import EventCode, Events
+from pkengine.engine.hosts.agent_ways import AgentWays
 from pkengine.engine.hosts.arrivals import Arrivals
 from pkengine.engine.hosts.dial_in import DialIn
 from pkengine.engine.hosts.entrance import Entrance
@@ -44,7 +45,7 @@ from pkengine.engine.hosts.trust import HostTrust
 from pkengine.engine.hosts.watch import Patience
 from pkengine.engine.https import listen_https, origin_of
 from pkengine.engine.jobs import Jobs
-from pkengine.engine.model import Severity
+from pkengine.engine.model import Severity, WayChoice
 from pkengine.engine.rest import HttpServer, site
 from pkengine.engine.rest.application import Folder
 from pkengine.engine.retention import Keep, Retention
@@ -78,10 +79,10 @@ class Engine(Service):
         terminal: where a person sits who is shown the first password, once; never a log.
         sshfp_resolver: the resolver that is believed about SSH keys, see
             `ValidatingResolver.parse`; None does not ask DNS.
-        agent_url: where hosts that are installed shall dial this engine; None where it dials
-            them only.
+        agent_url: where agents reach this engine; None where none dials it.
         agent_server: how they know the HTTPS server there; see `DialIn.parse`.
         authorized_keys_options: what limits the engine's key on hosts; see `parse_limits`.
+        way: how hosts connect of which nothing else is said.
 
         keep: how long events and jobs are kept, or None for the usual.
 
@@ -102,6 +103,7 @@ class Engine(Service):
         EngineError: another engine has the state folder.
         KeyFileError: the state folder, or a key in it, cannot be used.
         InvalidTrustedProxies: they are malformed.
+        BadRequest: there is no such way, or not without `agent_url`.
         InvalidEngineUrl, InvalidKeyText: what hosts shall be told about dialling is malformed.
         InvalidResolver: the resolver is malformed, or cannot be believed.
         InvalidKeyLimits: what limits the engine's key is malformed.
@@ -133,6 +135,7 @@ class Engine(Service):
         agent_server: str | None = None,
         authorized_keys_options: str | None = None,
         keep: Keep | None = None,
+        way: WayChoice | None = None,
     ) -> None:
         self._keep = keep
         self._terminal = terminal
@@ -166,6 +169,7 @@ class Engine(Service):
                 if agent_url is not None
                 else None
             )
+            self._agent_ways = AgentWays(way or WayChoice(), is_dialled=self._dial_in is not None)
         except BaseException:
             os.close(self._lock)
             raise
@@ -234,9 +238,9 @@ class Engine(Service):
         self._retention = Retention(store, reactor, self._keep)
         self.accounts = Accounts(store, reactor)
         self.user_administration = UserAdministration(store, self.accounts, self.events, reactor)
-        trust, secrets = MemoryTrustStore(), MemorySharedKeys()
-        identity = IdentityParts(self.key_pair, trust, secrets)
-        registry = HostRegistry(store, self.events, HostTrust(trust, secrets, seal), reactor)
+        trust = HostTrust(MemoryTrustStore(), MemorySharedKeys(), seal)
+        identity = IdentityParts(self.key_pair, trust.peers, trust.secrets)
+        registry = HostRegistry(store, self.events, trust, reactor)
         arrivals = Arrivals()
         known_keys = KnownKeys(store, self.events, reactor)
         ways = SshWays(SshLogins(reactor, self.ssh_keys, self._resolver), known_keys)
@@ -270,6 +274,7 @@ class Engine(Service):
             ways=ways,
             known_keys=known_keys,
             monitor=monitor,
+            agent_ways=self._agent_ways,
             own_pin=self.key_pair.pin,
             clock=reactor,
         )

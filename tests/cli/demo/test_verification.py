@@ -27,7 +27,7 @@ class VerificationTests(SynchronousTestCase):
 
     def pins(self, trusted: list[str], *lines: str) -> list[bool]:
         (self.agent / "authorized_engines").write_text("\n".join(lines))
-        entity = {"trust": {"pins": {"pin": trusted}}}
+        entity = {"trust": {"keys": {"key": [{"value": pin} for pin in trusted]}}}
         return [
             check.is_right for check in verification.check_pins(entity, self.engine, self.agent)
         ]

@@ -6,13 +6,16 @@ a real bundle: the commands are the installed ones, and only the folder of packa
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import tarfile
+from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib import resources
 from pathlib import Path
 
 from pkengine.engine.deployment.bundle import AgentBundle
+from pkengine.engine.deployment.deployment import Expect, Initialized
 from pkengine.engine.deployment.platform import Platform
 from pkengine.keys import Pin
 
@@ -44,6 +47,19 @@ elif command == "twistd":
     open(option("--pidfile"), "w").write(str(os.getpid()))
     time.sleep(600)
 """
+
+
+def proving(verify: Callable[[Pin], Awaitable[object]]) -> Expect:
+    """Give what a deployment expects an agent with, from what proves its pin."""
+
+    @contextlib.asynccontextmanager
+    async def expect(agent: Initialized) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        async def prove() -> None:
+            await verify(Pin.parse(agent.pin))
+
+        yield prove
+
+    return expect
 
 
 def small_bundle(

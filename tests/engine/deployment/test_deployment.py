@@ -26,6 +26,7 @@ from pkengine.engine.deployment.bundle import AgentBundle
 from pkengine.engine.deployment.deployment import (
     DeployedAgent,
     DeploymentPlan,
+    Exchange,
     StepReport,
     deploy,
     undeploy,
@@ -41,7 +42,7 @@ from pkengine.errors import (
     SudoRefused,
 )
 from pkengine.keys import KeyPair, Pin
-from tests.engine.deployment.agent import PIN, pack, small_bundle
+from tests.engine.deployment.agent import PIN, pack, proving, small_bundle
 from tests.engine.deployment.ssh_host import (
     LocalConnection,
     end_agents,
@@ -71,7 +72,6 @@ class DeploymentTestCase(unittest.TestCase):
     def plan(self, bundle: AgentBundle | None = None, **changes: Any) -> DeploymentPlan:
         plan = DeploymentPlan(
             bundle=bundle or self.bundle(),
-            engine_keys=(ENGINE,),
             authorized_key=KEY,
             agent_port=self.port,
         )
@@ -91,8 +91,9 @@ class DeploymentTestCase(unittest.TestCase):
         return await deploy(
             connection or LocalConnection(self.home),  # type: ignore[arg-type]
             plan or self.plan(),
+            Exchange((ENGINE,)),
             report=self.reports.append,
-            verify=verify,
+            expect=proving(verify),
         )
 
     async def refusal(
@@ -135,12 +136,12 @@ class FreshHostTests(DeploymentTestCase):
             channel.close()
             await channel.closed
 
-        plan = self.plan(shared_bundle(), engine_keys=(TrustedPeer("engine", engine.pin),))
         deployed = await deploy(
             LocalConnection(self.home),  # type: ignore[arg-type]
-            plan,
+            self.plan(shared_bundle()),
+            Exchange((TrustedPeer("engine", engine.pin),)),
             report=self.reports.append,
-            verify=verify,
+            expect=proving(verify),
         )
         (version,) = answered
         self.assertEqual(deployed.bundle, version.bundle)
@@ -318,8 +319,9 @@ class InterruptedTests(DeploymentTestCase):
             await deploy(
                 LocalConnection(self.home),  # type: ignore[arg-type]
                 self.plan(),
+                Exchange((ENGINE,)),
                 report=self.reports.append,
-                verify=verify,
+                expect=proving(verify),
             )
         self.assertEqual(
             ("verify", StepStatus.FAILED), (self.reports[-1].name, self.reports[-1].status)
@@ -335,8 +337,9 @@ class InterruptedTests(DeploymentTestCase):
             deploy(
                 LocalConnection(self.home),  # type: ignore[arg-type]
                 self.plan(),
+                Exchange((ENGINE,)),
                 report=self.reports.append,
-                verify=verify,
+                expect=proving(verify),
             )
         )
         deployment.cancel()
@@ -569,8 +572,9 @@ class KeyProofTests(DeploymentTestCase):
         deployed = await deploy(
             connection,  # type: ignore[arg-type]
             self.plan(authorized_key=line, **changes),
+            Exchange((ENGINE,)),
             report=self.reports.append,
-            verify=verify,
+            expect=proving(verify),
             prove_key=prove_key,
         )
         (there,) = tried

@@ -26,11 +26,18 @@ from pkengine.channel.verbs import (
     HardwareInfo,
     HostStats,
 )
-from pkengine.engine.deployment.deployment import DeployedAgent, DeploymentPlan, deploy, undeploy
+from pkengine.engine.deployment.deployment import (
+    DeployedAgent,
+    DeploymentPlan,
+    Exchange,
+    deploy,
+    undeploy,
+)
 from pkengine.engine.deployment.systemd_unit import UNIT_NAME, systemd_unit
 from pkengine.errors import DeploymentError
 from pkengine.keys import KeyPair, Pin
 from pkengine.ssh import HostKeyPolicy, SshConnection, SshCredentials, SshTarget, connect_ssh
+from tests.engine.deployment.agent import proving
 from tests.engine.deployment.ssh_host import shared_bundle
 from tests.hosts import Host, open_farm
 
@@ -99,15 +106,15 @@ class BootedHostTests(unittest.TestCase):
     async def deploy(self, *, user: str = "root", port: int = PORT) -> DeployedAgent:
         plan = DeploymentPlan(
             bundle=shared_bundle(),
-            engine_keys=(TrustedPeer("engine", self.engine.pin),),
             authorized_key=KEY,
             agent_port=port,
         )
         return await deploy(
             await self.log_in(user),
             plan,
+            Exchange((TrustedPeer("engine", self.engine.pin),)),
             report=lambda _: None,
-            verify=functools.partial(self.version, port=port),
+            expect=proving(functools.partial(self.version, port=port)),
         )
 
     async def version(self, pin: Pin, port: int = PORT) -> AgentVersion:

@@ -28,6 +28,7 @@ from pkengine.channel.verbs import (
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.deployment.steps import StepReport
 from pkengine.engine.events import Events
+from pkengine.engine.hosts.agent_ways import AgentWays
 from pkengine.engine.hosts.known_keys import KnownKeys
 from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.registry import HostRegistry
@@ -35,7 +36,15 @@ from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.hosts.ssh_ways import SshWays
 from pkengine.engine.hosts.watch import Patience
 from pkengine.engine.jobs import Jobs
-from pkengine.engine.model import Host, HostStatus, NewHost, Origin, SshLogin, StepStatus
+from pkengine.engine.model import (
+    Host,
+    HostStatus,
+    NewHost,
+    Origin,
+    SshLogin,
+    StepStatus,
+    WayChoice,
+)
 from pkengine.engine.store import Store
 from pkengine.errors import ChannelClosed, HostKeyMismatch
 from pkengine.keys import Pin, Secret, SshFingerprint, SshPublicKey
@@ -217,7 +226,13 @@ class FakeAccess:
     async def deploy(self, connection: Any, host: Host, *, report: Any, verify: Any) -> Any:
         report(upload(StepStatus.STARTED, 50))
         await _go(self.deploy_outcome)
-        await verify(self.pin)
+        await _go(self.connect_to_new_outcome)
+        channel = FakeChannel(TrustedPeer(str(host.id), self.pin))
+        self.new_channels.append(channel)
+        try:
+            await verify(self.pin, channel)
+        finally:
+            channel.close()
         report(upload(StepStatus.FINISHED, 100))
         return SimpleNamespace(pin=self.pin, key_refusal="")
 
@@ -238,12 +253,6 @@ class FakeAccess:
         self.channels.append(channel)
         return channel
 
-    async def connect_to_new(self, host: Host, pin: Pin) -> FakeChannel:
-        await _go(self.connect_to_new_outcome)
-        channel = FakeChannel(TrustedPeer(str(host.id), pin))
-        self.new_channels.append(channel)
-        return channel
-
 
 async def _go(outcome: Any) -> None:
     if isinstance(outcome, Exception):
@@ -257,6 +266,8 @@ class HostsTestCase(SynchronousTestCase):
 
     patience = Patience(poll_s=10.0, grace_s=60.0, first_pause_s=1.0, longest_pause_s=16.0)
     dials_at_once = 64
+    default_way = WayChoice()
+    is_dialled = True
 
     def setUp(self) -> None:
         self.path = Path(self.mktemp())
@@ -292,6 +303,7 @@ class HostsTestCase(SynchronousTestCase):
             ways=SshWays(self.access, known_keys),
             known_keys=known_keys,
             monitor=self.monitor,
+            agent_ways=AgentWays(self.default_way, is_dialled=self.is_dialled),
             own_pin=OWN_PIN,
             clock=self.clock,
         )

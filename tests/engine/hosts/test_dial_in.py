@@ -8,13 +8,15 @@ from dataclasses import replace
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from pkengine.auth.peer import TrustedPeer
-from pkengine.auth.pin import PinAuthenticator
+from pkengine.auth.key_agreement import KeyAgreement
+from pkengine.auth.mechanisms import OWN_MECHANISMS, IdentityParts
+from pkengine.auth.peer import Role, TrustedPeer
+from pkengine.auth.shared_key import SHARED_KEY_MECHANISMS, MemorySharedKeys, SharedKey
 from pkengine.auth.trust import MemoryTrustStore
 from pkengine.channel import Channel, connect_channel
 from pkengine.channel.engine_url import engine_endpoint
@@ -23,17 +25,19 @@ from pkengine.engine.events import EventCode
 from pkengine.engine.hosts import network
 from pkengine.engine.hosts.dial_in import DialIn
 from pkengine.engine.hosts.entrance import Entrance
-from pkengine.engine.model import Event, Host, HostStatus
+from pkengine.engine.model import Event, Host, HostConnection, HostStatus
 from pkengine.errors import (
     AuthenticationError,
     ChannelClosed,
     ChannelError,
+    Conflict,
     InvalidEngineUrl,
     InvalidKeyText,
 )
 from pkengine.keys import KeyPair, Pin
 from tests.channel.https import serve_https, url_of
 from tests.engine.hosts.fakes import ADMIN, CAPABILITIES, STATS
+from tests.engine.hosts.keys import pinned
 from tests.engine.hosts.test_network import AGENT_KEY, ENGINE_KEY, HostsTestCase
 
 
@@ -44,9 +48,10 @@ class DialInTests(HostsTestCase):
     async def setUp(self) -> None:
         await super().setUp()
         await self.listener.stopListening()  # nobody reaches this agent
+        identity = IdentityParts(ENGINE_KEY, self.trust, self.secrets)
         self.entrance = Entrance(
             reactor,
-            [PinAuthenticator(ENGINE_KEY, self.trust)],
+            [identity.authenticator(each) for each in OWN_MECHANISMS],
             self.arrivals,
             arrived=self.monitor.retry,
             registry=self.registry,
@@ -64,15 +69,27 @@ class DialInTests(HostsTestCase):
         await self.entrance.close()
         await self.store.close()
 
-    async def dial(self, key_pair: KeyPair = AGENT_KEY) -> Channel:
-        """Dial the engine, as the agent does."""
-        trust = MemoryTrustStore([TrustedPeer("engine", ENGINE_KEY.pin)])
+    async def know(self, status: HostStatus, **changes: Any) -> Host:
+        """Put a host into the database whose agent dials in."""
+        return await super().know(status, **{"connection": HostConnection.AGENT_DIALS, **changes})
+
+    async def dial(self, key_pair: KeyPair = AGENT_KEY, *, mechanism: str = "pin") -> Channel:
+        """Dial the engine, as an agent does that has a key of its own."""
+        trust = MemoryTrustStore([TrustedPeer("engine", ENGINE_KEY.pin, frozenset({mechanism}))])
+        return await self._dial(IdentityParts(key_pair, trust, MemorySharedKeys()), mechanism)
+
+    async def dial_by(self, key: SharedKey) -> Channel:
+        """Dial the engine, as an agent does that has agreed on a key with it."""
+        trust = MemoryTrustStore([TrustedPeer("engine", key.key_id, frozenset({key.mechanism}))])
+        parts = IdentityParts(AGENT_KEY, trust, MemorySharedKeys([key]))
+        return await self._dial(parts, key.mechanism)
+
+    async def _dial(self, identity: IdentityParts, mechanism: str) -> Channel:
+        url = url_of(self.https_port, f"/pkengine/agent/{mechanism}")
         return await connect_channel(
             reactor,
-            engine_endpoint(
-                reactor, url_of(self.https_port, "/pkengine/agent/pin"), pin=ENGINE_KEY.pin
-            ),
-            PinAuthenticator(key_pair, trust),
+            engine_endpoint(reactor, url, pin=ENGINE_KEY.pin),
+            identity.authenticator(mechanism),
             expected="engine",
             verbs=self.agent.verbs,
         )
@@ -83,15 +100,38 @@ class DialInTests(HostsTestCase):
         channel = await self.dial()
         return await up, channel
 
-    async def test_a_host_that_cannot_be_reached_is_up_when_its_agent_dials_in(self) -> None:
+    async def test_a_host_whose_agent_has_not_dialled_in_is_missed_and_is_up_when_it_does(
+        self,
+    ) -> None:
+        self.patch(network, "CONNECT_TIMEOUT_S", 0.05)
         gone = self.becomes(HostStatus.NON_RESPONSIVE)
         await self.know(HostStatus.INITIALIZING)
-        await gone
+        host = await gone
+        self.assertEqual(host.status_detail, "The agent of Host h1 has not dialled in.")
         up = self.becomes(HostStatus.UP)
         await self.dial()
         host = await up
         self.assertEqual(host.capabilities, CAPABILITIES)
         self.assertEqual(self.hosts.authenticated(host.id).peer.key, AGENT_KEY.pin)
+
+    async def test_a_host_whose_agent_dials_is_never_dialled(self) -> None:
+        listener = await self.agent.listen(self.port)
+        self.addCleanup(listener.stopListening)
+        self.patch(network, "CONNECT_TIMEOUT_S", 0.05)
+        gone = self.becomes(HostStatus.NON_RESPONSIVE)
+        await self.know(HostStatus.INITIALIZING)
+        await gone
+        self.assertEqual(self.agent.channels, [])
+
+    async def test_a_host_that_the_engine_dials_is_used_when_its_agent_comes_all_the_same(
+        self,
+    ) -> None:
+        gone = self.becomes(HostStatus.NON_RESPONSIVE)
+        await self.know(HostStatus.INITIALIZING, connection=HostConnection.ENGINE_DIALS)
+        await gone
+        up = self.becomes(HostStatus.UP)
+        await self.dial()
+        await up
 
     async def test_an_agent_that_came_before_it_was_needed_is_used_at_once(self) -> None:
         host = await self.know(HostStatus.MAINTENANCE)
@@ -100,32 +140,19 @@ class DialInTests(HostsTestCase):
         await self.hosts.activate(host.id, ADMIN)
         await up
 
-    async def test_an_attempt_to_reach_a_host_ends_when_its_agent_dials_in(self) -> None:
-        # An address where nothing answers, not even with a refusal.
+    async def test_who_asks_before_the_agent_has_come_waits_for_it(self) -> None:
         host = await self.know(HostStatus.MAINTENANCE)
-        hanging: Deferred[Any] = Deferred()
-
-        async def hang(*_: object) -> Any:
-            return await hanging
-
-        self.patch(self.access, "_connect", hang)
         connecting = Deferred.fromCoroutine(self.access.connect(host))
         await self.dial()
         lease = await connecting
         self.assertEqual(await lease.call(GET_STATS, Nothing(), result_type=type(STATS)), STATS)
-        self.assertTrue(hanging.called)
 
-    async def test_an_attempt_that_is_given_up_is_cancelled_and_nobody_waits(self) -> None:
+    async def test_waiting_that_is_given_up_leaves_nothing(self) -> None:
         host = await self.know(HostStatus.MAINTENANCE)
-
-        async def hang(*_: object) -> Any:
-            return await Deferred()
-
-        self.patch(self.access, "_connect", hang)
         connecting = Deferred.fromCoroutine(self.access.connect(host))
         connecting.cancel()
-        self.failureResultOf(connecting)
-        self.assertEqual(self.arrivals._watchers, {})
+        self.failureResultOf(connecting, CancelledError)
+        self.assertEqual(self.arrivals._awaiting, {})
 
     async def test_a_connection_stays_through_maintenance(self) -> None:
         host, channel = await self.up_by_dialling()
@@ -155,14 +182,18 @@ class DialInTests(HostsTestCase):
 
         self.events.subscribe(hear)
         host, first = await self.up_by_dialling()
-        up = self.becomes(HostStatus.UP)
+        codes: list[int] = []
+        self.events.subscribe(lambda event: codes.append(event.code))
         second = await self.dial()
         await first.closed
         event = await told
         self.assertIn("Host h1 dialled in anew from 127.0.0.1", event.description)
         self.assertEqual(event.host_id, host.id)
-        await up
+        while await self.agent.asked.get() is not second:
+            pass
         self.assertFalse(second.closed.called)
+        self.assertNotIn(EventCode.HOST_CONNECTING, codes)
+        self.assertIs((await self.registry.get(host.id)).status, HostStatus.UP)
 
     async def test_a_key_that_belongs_to_no_host_is_refused(self) -> None:
         with self.assertRaises(AuthenticationError):
@@ -183,38 +214,63 @@ class DialInTests(HostsTestCase):
         host = await self.know(HostStatus.INSTALLING, keys=())
         with self.assertRaises(AuthenticationError):
             await self.dial()
-        verifying = Deferred.fromCoroutine(self.access.connect_to_new(host, AGENT_KEY.pin))
-        channel = await self.dial()
-        proof = await verifying
-        self.assertEqual(proof.authenticated.peer.key, AGENT_KEY.pin)
-        self.assertEqual(await proof.call(GET_STATS, Nothing(), result_type=type(STATS)), STATS)
-        proof.close()
+        async with self.access.expecting(host, AGENT_KEY.pin) as connect:
+            channel = await self.dial()
+            proof = await connect()
+            self.assertEqual(proof.authenticated.peer.key, AGENT_KEY.pin)
+            stats = await proof.call(GET_STATS, Nothing(), result_type=type(STATS))
+            self.assertEqual(stats, STATS)
         await channel.closed
         self.assertEqual(list(self.trust.peers()), [])
 
+    async def test_a_connection_that_proved_a_key_which_is_stored_meanwhile_stays(self) -> None:
+        host = await self.know(HostStatus.INSTALLING, keys=())
+        async with self.access.expecting(host, AGENT_KEY.pin) as connect:
+            channel = await self.dial()
+            (await connect()).close()
+            await self.registry.change(
+                host.id, lambda host: replace(host, keys=pinned(AGENT_KEY.pin))
+            )
+        self.assertFalse(channel.closed.called)
+        self.assertIsNotNone(self.arrivals.lease(host.id))
+
     async def test_a_new_key_that_nobody_proves_is_not_trusted(self) -> None:
-        self.patch(network, "CONNECT_TIMEOUT_S", 0.2)
+        self.patch(network, "CONNECT_TIMEOUT_S", 0.05)
         host = await self.know(HostStatus.INSTALLING, keys=())
         with self.assertRaises(ChannelError) as caught:
-            await self.access.connect_to_new(host, AGENT_KEY.pin)
-        self.assertIn("No connection to", str(caught.exception))
+            async with self.access.expecting(host, AGENT_KEY.pin) as connect:
+                await connect()
+        self.assertEqual(str(caught.exception), "The agent of Host h1 has not dialled in.")
         self.assertEqual(list(self.trust.peers()), [])
-
-    async def test_a_proof_that_is_given_up_leaves_no_trust(self) -> None:
-        host = await self.know(HostStatus.INSTALLING, keys=())
-        verifying = Deferred.fromCoroutine(self.access.connect_to_new(host, AGENT_KEY.pin))
-        verifying.cancel()
-        self.failureResultOf(verifying)
-        self.assertEqual((list(self.trust.peers()), self.arrivals._watchers), ([], {}))
 
     async def test_the_key_of_another_host_is_not_lent_to_a_new_one(self) -> None:
         await self.know(HostStatus.MAINTENANCE)
-        new = replace(await self.registry.get((await self.only_host()).id), id=uuid.uuid4())
+        new = replace(await self.only_host(), id=uuid.uuid4(), name="h2", keys=())
         await self.dial()
-        with self.assertRaises(ChannelError):
-            await self.access.connect_to_new(new, AGENT_KEY.pin)
+        with self.assertRaises(Conflict) as caught:
+            async with self.access.expecting(new, AGENT_KEY.pin):
+                self.fail("The key is another host's.")
+        self.assertIn("has the key of Host h1", str(caught.exception))
         [record] = self.trust.peers()
         self.assertEqual(record.name, str((await self.only_host()).id))
+
+    async def test_a_key_that_was_agreed_on_is_proved_by_its_mechanism_and_by_no_other(
+        self,
+    ) -> None:
+        for mechanism in SHARED_KEY_MECHANISMS:
+            host = await self.know(
+                HostStatus.INSTALLING, keys=(), mechanism=mechanism, name=mechanism
+            )
+            ours, theirs = agree(mechanism, "engine", str(host.id))
+            async with self.access.expecting(host, ours) as connect:
+                await self.dial_by(theirs)
+                proof = await connect()
+                self.assertEqual(proof.authenticated.mechanism, mechanism)
+                for other in SHARED_KEY_MECHANISMS:
+                    if other != mechanism:
+                        with self.assertRaises(AuthenticationError):
+                            await self.dial_by(replace(theirs, mechanism=other))
+            self.assertEqual((list(self.trust.peers()), self.secrets.keys()), ([], []))
 
     async def only_host(self) -> Host:
         [host] = await self.registry.list()
@@ -236,6 +292,13 @@ class DialInTests(HostsTestCase):
         self.assertIsInstance(await second.closed, ChannelClosed)
 
 
+def agree(mechanism: str, engine: str, host: str) -> tuple[SharedKey, SharedKey]:
+    """Let an engine and an agent agree on a key; give the half of each."""
+    ours = KeyAgreement(mechanism, local=engine, peer=host, role=Role.ACCEPTOR)
+    theirs = KeyAgreement(mechanism, local=host, peer=engine, role=Role.INITIATOR)
+    return ours.agree(theirs.share), theirs.agree(ours.share)
+
+
 class SettingsTests(SynchronousTestCase):
     def test_what_an_administrator_says_is_what_agents_read(self) -> None:
         own = Pin(b"o" * 32)
@@ -251,6 +314,8 @@ class SettingsTests(SynchronousTestCase):
                 },
             },
         )
+        shared = json.loads(dial_in.settings("engine-1", "hmac", host_id="h", share="s"))
+        self.assertEqual((shared["hostId"], shared["share"]), ("h", "s"))
         self.assertEqual(DialIn.parse("wss://e", "authority", own=own).server, "authority")
         other = str(Pin(b"p" * 32))
         self.assertEqual(DialIn.parse("wss://e", other, own=own).server, other)

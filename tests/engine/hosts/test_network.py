@@ -8,12 +8,13 @@ from typing import Any
 from unittest import skipIf
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredQueue
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.trial.unittest import TestCase
 
 from pkengine.auth.peer import TrustedPeer
 from pkengine.auth.pin import PinAuthenticator
+from pkengine.auth.shared_key import MemorySharedKeys
 from pkengine.auth.trust import MemoryTrustStore
 from pkengine.channel import Channel, ChannelListener, Verbs, listen_channel
 from pkengine.channel.verbs import (
@@ -24,11 +25,13 @@ from pkengine.channel.verbs import (
     KEYS_REMOVE,
     AgentVersion,
     HardwareInfo,
+    HostStats,
     Nothing,
     RemoveKey,
 )
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.events import Events
+from pkengine.engine.hosts.agent_ways import AgentWays
 from pkengine.engine.hosts.arrivals import Arrivals
 from pkengine.engine.hosts.dial_in import DialIn
 from pkengine.engine.hosts.known_keys import KnownKeys
@@ -40,7 +43,7 @@ from pkengine.engine.hosts.ssh_logins import SshLogins
 from pkengine.engine.hosts.ssh_ways import SshWays
 from pkengine.engine.hosts.watch import Patience
 from pkengine.engine.jobs import Jobs
-from pkengine.engine.model import Host, HostSsh, HostStatus, JumpHost
+from pkengine.engine.model import Host, HostSsh, HostStatus, JumpHost, WayChoice
 from pkengine.engine.store import Store
 from pkengine.errors import AuthenticationError, ChannelError
 from pkengine.keys import KeyPair, Pin
@@ -63,10 +66,11 @@ class Agent:
         for verb, answer in {
             GET_CAPABILITIES: CAPABILITIES,
             GET_HARDWARE_INFO: HardwareInfo(),
-            GET_STATS: STATS,
             GET_VERSION: AgentVersion("0.1", "3.11", "", 0.0, 1),
         }.items():
             self.verbs.add(verb, Nothing, lambda params, channel, answer=answer: answer)
+        self.asked: DeferredQueue[Channel] = DeferredQueue()
+        self.verbs.add(GET_STATS, Nothing, self.statistics)
         self.verbs.add(KEYS_REMOVE, RemoveKey, self.remove_key)
 
     async def listen(self, port: int = 0) -> ChannelListener:
@@ -77,6 +81,10 @@ class Agent:
             verbs=self.verbs,
             on_channel=self.channels.append,
         )
+
+    def statistics(self, params: Nothing, channel: Channel) -> HostStats:
+        self.asked.put(channel)
+        return STATS
 
     def remove_key(self, params: RemoveKey, channel: Channel) -> None:
         self.trust.remove(Pin.parse(params.pin))
@@ -95,8 +103,9 @@ class HostsTestCase(TestCase):
         self.port = self.listener.getHost().port
         self.store = await Store.open(reactor, f"sqlite:///{state / 'engine.db'}")
         self.events = Events(self.store, reactor)
-        self.trust = MemoryTrustStore()
-        self.registry = HostRegistry(self.store, self.events, host_trust(self.trust), reactor)
+        self.trust, self.secrets = MemoryTrustStore(), MemorySharedKeys()
+        self.host_trust = host_trust(self.trust, self.secrets)
+        self.registry = HostRegistry(self.store, self.events, self.host_trust, reactor)
         self.arrivals = Arrivals()
         self.ssh_keys = SshKeyRing(state / "ssh")
         known_keys = KnownKeys(self.store, self.events, reactor)
@@ -106,7 +115,7 @@ class HostsTestCase(TestCase):
             key_pair=ENGINE_KEY,
             name="engine",
             ssh_keys=self.ssh_keys,
-            trust=self.trust,
+            trust=self.host_trust,
             arrivals=self.arrivals,
             ways=ways,
             bundles=state / "bundles",
@@ -127,6 +136,7 @@ class HostsTestCase(TestCase):
             ways=ways,
             known_keys=known_keys,
             monitor=self.monitor,
+            agent_ways=AgentWays(WayChoice(), is_dialled=True),
             own_pin=ENGINE_KEY.pin,
             clock=reactor,
         )
@@ -154,12 +164,12 @@ class HostsTestCase(TestCase):
         """Put a host with the agent's key into the database, as after an installation."""
         host = Host(
             id=uuid.uuid4(),
-            name="h1",
-            address="127.0.0.1",
             cluster_id=(await Clusters(self.store).default()).id,
             status=status,
             port=self.port,
-            **{"keys": pinned(AGENT_KEY.pin), **changes},
+            **{"name": "h1", "address": changes.get("name", "127.0.0.1")}
+            | {"keys": pinned(AGENT_KEY.pin)}
+            | changes,
         )
         return await self.registry.insert(host, lambda host: [], also=lambda connection: None)
 
@@ -211,11 +221,13 @@ class NetworkTests(HostsTestCase):
 
     async def test_an_unproved_key_is_accepted_for_the_proof_only(self) -> None:
         host = await self.know(HostStatus.INSTALLING, keys=())
-        channel = await self.access.connect_to_new(host, AGENT_KEY.pin)
-        self.assertEqual(await channel.call(GET_STATS, Nothing(), result_type=type(STATS)), STATS)
-        with self.assertRaises((AuthenticationError, ChannelError)):
-            await self.access.connect(host)
-        channel.close()
+        async with self.access.expecting(host, AGENT_KEY.pin) as connect:
+            channel = await connect()
+            stats = await channel.call(GET_STATS, Nothing(), result_type=type(STATS))
+            self.assertEqual(stats, STATS)
+            with self.assertRaises((AuthenticationError, ChannelError)):
+                await self.access.connect(host)
+            channel.close()
 
     async def behind(self, *options: str) -> tuple[OpenSshServer, HostSsh]:
         """Give a jump host, and how a host is reached that is behind it."""

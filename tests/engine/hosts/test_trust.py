@@ -32,7 +32,7 @@ class HostTrustTests(SynchronousTestCase):
 
     def shared(self, host: Host = HOST) -> tuple[SharedKey, HostKey]:
         key = SharedKey.generate("hmac", local="engine-1", peer=str(host.id))
-        return key, self.trust.sealed(key, KeySource.DEPLOYED, ADDED)
+        return key, self.trust.host_key(key, "hmac", KeySource.DEPLOYED, ADDED)
 
     def test_a_pin_is_trusted_for_its_host_and_mechanism(self) -> None:
         self.trust.follow(replace(HOST, keys=pinned(PIN, mechanism="sign")))

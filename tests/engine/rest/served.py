@@ -36,6 +36,7 @@ from pkengine.engine.accounts import ADMIN, Accounts
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.deployment.deployment import DeployedAgent, StepReport
 from pkengine.engine.events import EventCode, Events
+from pkengine.engine.hosts.agent_ways import AgentWays
 from pkengine.engine.hosts.known_keys import KnownKeys
 from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.registry import HostRegistry
@@ -43,7 +44,7 @@ from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.hosts.ssh_key_rotation import SshKeyRotation
 from pkengine.engine.hosts.ssh_ways import SshWays
 from pkengine.engine.jobs import Jobs
-from pkengine.engine.model import Host, Severity, StepStatus
+from pkengine.engine.model import Host, Severity, StepStatus, WayChoice
 from pkengine.engine.rest import site
 from pkengine.engine.rest.application import Folder
 from pkengine.engine.store import Store
@@ -233,7 +234,7 @@ class ActedNetwork:
         self.deployments.append(release)
         await release
         pin = Pin(host.id.bytes * 2)
-        await verify(pin)
+        await verify(pin, self._agent(host, pin))
         report(_step(StepStatus.FINISHED, 100))
         return DeployedAgent(
             pin=pin,
@@ -249,9 +250,6 @@ class ActedNetwork:
 
     async def connect(self, host: Host) -> ActedAgent:
         return self._agent(host, cast(Pin, host.keys[0].key))
-
-    async def connect_to_new(self, host: Host, pin: Pin) -> ActedAgent:
-        return self._agent(host, pin)
 
     def _agent(self, host: Host, pin: Pin) -> ActedAgent:
         return ActedAgent(
@@ -335,6 +333,7 @@ class ServedEngine:
             ways=SshWays(self.network, known_keys),
             known_keys=known_keys,
             monitor=Monitor(registry, self.network.connect, clock),
+            agent_ways=AgentWays(WayChoice(), is_dialled=True),
             own_pin=self.key_pair.pin,
             clock=clock,
         )

@@ -237,7 +237,7 @@ class RegistrationTests(ActionsTestCase):
             (host["name"], host["status"], host["port"], host["ssh"]["port"]),
             ("web1.example", "pending_approval", "54322", "2222"),
         )
-        self.assertEqual(host["trust"]["pins"], {"pin": []})
+        self.assertEqual(host["trust"]["keys"], {"key": []})
         self.assertEqual(self.engine.network.logins, [])
         [event] = (await self.engine.get_json("/events?search=type%3D828"))["event"]
         self.assertEqual(event["severity"], "warning")

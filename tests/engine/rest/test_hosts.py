@@ -197,8 +197,54 @@ class ReadTests(HostTestCase):
         self.assertEqual(host["ssh"]["key_source"], HostKeySource.FIRST_USE.value)
         self.assertEqual(host["ssh"]["public_key"], str(HOST_KEY))
         self.assertEqual(SshFingerprint.parse(host["ssh"]["fingerprint"]), HOST_KEY.fingerprint())
-        self.assertEqual(host["trust"]["mechanism"], "pin")
-        self.assertEqual(len(host["trust"]["pins"]["pin"]), 1)
+        self.assertEqual((host["connection"], host["mechanism"]), ("engine-dials", "pin"))
+        [key] = host["trust"]["keys"]["key"]
+        self.assertEqual((key["mechanism"], key["source"]), ("pin", "deployed"))
+        self.assertTrue(key["value"].startswith("sha256//"))
+        self.assertLessEqual(int(key["added"]), self.engine.clock.seconds() * 1000)
+
+    async def test_how_agents_connect_is_said_when_a_host_is_added_or_installed_and_shown(
+        self,
+    ) -> None:
+        way = {"connection": "agent-dials", "mechanism": "sign"}
+        host_id = await self.engine.add_host_that_is_up(**way)
+        host = await self.engine.get_json(f"/hosts/{host_id}")
+        self.assertEqual({name: host[name] for name in way}, way)
+        for action, body in (
+            ("deactivate", {}),
+            ("install", {"ssh": {}, "connection": "engine-dials"}),
+        ):
+            reply = await self.engine.request("POST", f"/hosts/{host_id}/{action}", body)
+            self.assertEqual(reply.status, 200, reply.body)
+        host = await self.engine.get_json(f"/hosts/{host_id}")
+        self.assertEqual((host["connection"], host["mechanism"]), ("engine-dials", "pin"))
+        xml = (await self.engine.get(f"/hosts/{host_id}")).xml()
+        self.assertEqual(xml.findtext("connection"), "engine-dials")
+
+    async def test_a_way_that_cannot_be_gone_is_refused_in_a_sentence(self) -> None:
+        for way, expected in (
+            ({"mechanism": "hmac"}, "needs the connection 'agent-dials'"),
+            ({"connection": "engine-dials", "mechanism": "sign"}, "'pin' proves both ends"),
+            ({"connection": "agent-dials", "mechanism": "magic"}, "no mechanism 'magic'"),
+            ({"connection": "pigeon"}, "'engine-dials', 'agent-dials'"),
+        ):
+            body = {"name": "h", "address": "192.0.2.1", "root_password": "x", **way}
+            reply = await self.engine.request("POST", "/hosts", body)
+            self.assertEqual(reply.status, 400, way)
+            self.assertIn(expected, reply.fault()[1])
+        self.assertEqual(self.engine.network.logins, [])
+
+    async def test_another_way_is_not_written_by_an_update_and_the_same_one_may_stand_there(
+        self,
+    ) -> None:
+        host_id = await self.engine.add_host_that_is_up()
+        body = {"connection": "agent-dials", "mechanism": "hmac"}
+        reply = await self.engine.request("PUT", f"/hosts/{host_id}", body)
+        self.assertEqual(reply.status, 409)
+        self.assertIn("install it again", reply.fault()[1])
+        same = {"comment": "x", "connection": "engine-dials", "mechanism": "pin"}
+        reply = await self.engine.request("PUT", f"/hosts/{host_id}", same)
+        self.assertEqual(reply.status, 200)
 
     async def test_every_link_of_a_host_can_be_followed(self) -> None:
         host_id = await self.engine.add_host_that_is_up()

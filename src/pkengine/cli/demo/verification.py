@@ -48,7 +48,7 @@ def check_host_key(entity: Entity, host: ThrowAwayHost) -> Check:
 def check_pins(entity: Entity, engine_state: Path, agent_state: Path) -> Iterator[Check]:
     """What each side trusts against the key that the other side has on its disk."""
     agent = KeyPair.load(agent_state, "agent").pin
-    trusted = entity["trust"]["pins"]["pin"]
+    trusted = [key["value"] for key in entity["trust"]["keys"]["key"]]
     yield Check(
         "Engine trusts the key of this agent, and no other",
         trusted == [str(agent)],

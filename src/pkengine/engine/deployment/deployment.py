@@ -21,8 +21,9 @@ of them in one command, because a round trip to a distant host costs more than a
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -40,7 +41,15 @@ from pkengine.keys import Pin
 if TYPE_CHECKING:
     from pkengine.ssh import SshConnection
 
-__all__ = ["DeployedAgent", "DeploymentPlan", "StepReport", "deploy", "undeploy"]
+__all__ = [
+    "DeployedAgent",
+    "DeploymentPlan",
+    "Expect",
+    "Initialized",
+    "StepReport",
+    "deploy",
+    "undeploy",
+]
 
 #: What a version takes on disk beyond the octets of its files.
 _ROOM_FOR_BLOCKS = 24 * 1024 * 1024
@@ -54,23 +63,35 @@ class DeploymentPlan:
 
     Attributes:
         bundle: the agent.
-        engine_keys: the keys that the agent is to accept, of one or several engines.
         authorized_key: the line that lets an engine in by SSH later, or None for none.
         keeps_key_options: options that the line has on the host already stay on it.
-        agent_port: where the agent is to listen.
-        dial: the engine that the agent is to dial, as ``pkagent init --dial`` reads it, or
-            empty where engines dial only.  It holds no secret, for steps stand in the command
-            line of the program that performs them.
+        agent_port: where the agent is to listen while an engine has to reach it.
+        is_reached: this engine has to.
         system: where it goes on a host that is managed by root.
     """
 
     bundle: AgentBundle
-    engine_keys: tuple[TrustedPeer, ...]
     authorized_key: str | None
     agent_port: int
+    is_reached: bool = True
     keeps_key_options: bool = True
-    dial: str = ""
     system: Layout = SYSTEM_LAYOUT
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What the agent is told of engines.
+
+    None of it is secret, for steps stand in the command line of what performs them.
+
+    Attributes:
+        engine_keys: the keys that the agent is to accept, of one or several engines.
+        dial: the engine that the agent is to dial, as ``pkagent init --dial`` reads it, or
+            empty where engines dial.
+    """
+
+    engine_keys: tuple[TrustedPeer, ...]
+    dial: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,20 +122,33 @@ class DeployedAgent:
     key_refusal: str = ""
 
 
-class _Initialized(msgspec.Struct, frozen=True):
-    """What `pkagent init` says."""
+class Initialized(msgspec.Struct, frozen=True):
+    """What `pkagent init` says.
+
+    Attributes:
+        pin: the agent's key.
+        uuid: the host's own identity.
+        version: of the agent.
+        share: the agent's share of the key that it and the engine agree on, or None.
+    """
 
     pin: str
     uuid: str
     version: str
+    share: str | None = None
+
+
+#: Gets ready for an agent before it starts, and gives what connects to it and proves its key.
+Expect = Callable[[Initialized], AbstractAsyncContextManager[Callable[[], Awaitable[None]]]]
 
 
 async def deploy(
     connection: SshConnection,
     plan: DeploymentPlan,
+    exchange: Exchange,
     *,
     report: Report,
-    verify: Callable[[Pin], Awaitable[None]],
+    expect: Expect,
     prove_key: ProveKey | None = None,
 ) -> DeployedAgent:
     """Bring the agent to a host, or bring what is there up to date.
@@ -122,21 +156,21 @@ async def deploy(
     Args:
         connection: it is not closed.
         plan: what the host is to have.
+        exchange: what the agent is told of engines.
         report: is called with each change of a step.
-        verify: connects to the agent, which must prove that key; has a deadline of its own.
+        expect: gives the step `verify`, which has a deadline of its own.
         prove_key: logs in by the key of `DeploymentPlan.authorized_key` and nothing else.  Where
             that fails the deployment goes on, for the agent does not depend on it.
 
     Returns:
-        The agent, which answered.  Whoever gets this may trust its pin; a deployment that
-        fails gives nothing to trust.
+        The agent, which answered.
 
     Raises:
         DeploymentError: a step failed; running it again goes on where this one stopped.
     """
     progress = Progress(report)
     try:
-        return await _deploy(connection, plan, progress, verify, prove_key)
+        return await _deploy(connection, plan, exchange, progress, expect, prove_key)
     except PkengineError as error:
         raise progress.failed(error) from error
     except BaseException:
@@ -175,8 +209,9 @@ async def undeploy(
 async def _deploy(
     connection: SshConnection,
     plan: DeploymentPlan,
+    exchange: Exchange,
     progress: Progress,
-    verify: Callable[[Pin], Awaitable[None]],
+    expect: Expect,
     prove_key: ProveKey | None,
 ) -> DeployedAgent:
     host = DeploymentHost(connection, plan.system, progress)
@@ -185,7 +220,20 @@ async def _deploy(
     python = interpreter_for(plan, facts, place)
     progress.finish()
 
-    results = await host.perform(python, place, steps_before_start(plan, place), plan.bundle)
+    steps = version_steps(plan, place)
+    steps["init"] = {
+        "prefix": place.layout.prefix,
+        "state": place.layout.state,
+        "engines": [format_trust_line(peer) for peer in exchange.engine_keys],
+        "dial": exchange.dial,
+    }
+    if plan.authorized_key is not None:
+        steps["authorize"] = {
+            "line": plan.authorized_key,
+            "keeps_options": plan.keeps_key_options,
+        }
+    results = await host.perform(python, place, steps, plan.bundle)
+    initialized = msgspec.convert(results["init"], Initialized)
     key_refusal = ""
     if prove_key is not None and plan.authorized_key is not None:
         progress.begin("login")
@@ -195,37 +243,29 @@ async def _deploy(
             progress.missed(key_refusal)
         else:
             progress.finish()
-    layout, unit = place.layout, place.unit(plan.agent_port)
-    start = {
-        "prefix": layout.prefix,
-        "state": layout.state,
-        "bundle": plan.bundle.hash,
-        "port": plan.agent_port,
-        "unit": unit,
-    }
-    await host.perform(python, place, {"start": start})
-
-    initialized = msgspec.convert(results["init"], _Initialized)
-    pin = Pin.parse(initialized.pin)
-    progress.begin("verify")
-    await verify(pin)
-    progress.finish()
+    # An agent that dials does so as soon as it runs.
+    async with expect(initialized) as verify:
+        await host.perform(python, place, {"start": start_step(plan, place, plan.bundle.hash)})
+        progress.begin("verify")
+        await verify()
+        progress.finish()
+    layout = place.layout
     return DeployedAgent(
-        pin=pin,
+        pin=Pin.parse(initialized.pin),
         uuid=initialized.uuid,
         version=initialized.version,
         bundle=plan.bundle.hash,
         prefix=layout.prefix,
         state=layout.state,
-        service="twistd" if unit is None else "systemd",
+        service="systemd" if place.has_systemd and layout.unit_path else "twistd",
         is_for_system=place.is_for_system,
         python=str(python),
         key_refusal=key_refusal,
     )
 
 
-def steps_before_start(plan: DeploymentPlan, place: Place) -> Steps:
-    """Give the steps that bring the agent there and make it ready to be started."""
+def version_steps(plan: DeploymentPlan, place: Place) -> Steps:
+    """Give the steps that bring the version there and put it in use; keys stay as they are."""
     layout, bundle = place.layout, plan.bundle
     version = {"prefix": layout.prefix, "bundle": bundle.hash}
     steps: Steps = {}
@@ -233,19 +273,19 @@ def steps_before_start(plan: DeploymentPlan, place: Place) -> Steps:
         steps["upload"] = version | {"size": bundle.size, "sha256": bundle.sha256}
     steps["check"] = dict(version)
     steps["install"] = version | {"command": layout.command}
-    steps["init"] = {
-        "prefix": layout.prefix,
-        "state": layout.state,
-        "engines": [format_trust_line(peer) for peer in plan.engine_keys],
-    }
-    if plan.dial:
-        steps["init"]["dial"] = plan.dial
-    if plan.authorized_key is not None:
-        steps["authorize"] = {
-            "line": plan.authorized_key,
-            "keeps_options": plan.keeps_key_options,
-        }
     return steps
+
+
+def start_step(plan: DeploymentPlan, place: Place, bundle: str) -> dict[str, Any]:
+    """Give the parameters of the step that starts the version with that hash."""
+    return {
+        "prefix": place.layout.prefix,
+        "state": place.layout.state,
+        "bundle": bundle,
+        "port": plan.agent_port,
+        "is_reached": plan.is_reached,
+        "unit": place.unit(plan.agent_port),
+    }
 
 
 async def _undeploy(

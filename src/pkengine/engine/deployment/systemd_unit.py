@@ -21,7 +21,8 @@ StartLimitIntervalSec=0
 [Service]
 Type=notify
 NotifyAccess=main
-ExecStart={command} --nodaemon --pidfile= pkagent --state {state} --listen {port}
+ExecStart={command} --nodaemon --pidfile= pkagent --state {state} \\
+    --listen {port} --listen-on-demand
 Restart=on-failure
 RestartSec=2s
 TimeoutStartSec=30s
@@ -69,7 +70,7 @@ def systemd_unit(*, command: str, state: str, port: int) -> str:
     Args:
         command: the absolute path of the installed ``twistd``.
         state: the agent's state folder, directly below ``/var/lib``.
-        port: where the agent listens.
+        port: where the agent listens while an engine has to reach it.
     """
     assert state.startswith(_STATE_PARENT), state
     return _UNIT.format(

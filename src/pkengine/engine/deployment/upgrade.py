@@ -12,12 +12,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pkengine.engine.deployment.deployment import (
     DeploymentPlan,
     interpreter_for,
-    steps_before_start,
+    start_step,
+    version_steps,
 )
 from pkengine.engine.deployment.probe import Interpreter
 from pkengine.engine.deployment.steps import DESCRIPTIONS, Progress, Report, StepReport
@@ -27,7 +28,6 @@ from pkengine.errors import DeploymentError, PkengineError, SshConnectionLost, S
 if TYPE_CHECKING:
     from pkengine.ssh import SshConnection
 
-_KEYS_STAY = ("init", "authorize")
 _REBOOT_TIMEOUT_S = 15.0
 
 
@@ -62,10 +62,8 @@ async def upgrade(
         if before is None:
             raise SshError("no agent is installed on the host: install it.")
         progress.finish()
-        steps = steps_before_start(plan, place)
-        wanted = {name: values for name, values in steps.items() if name not in _KEYS_STAY}
-        await host.perform(python, place, wanted, plan.bundle)
-        await host.perform(python, place, {"start": _start(plan, place, plan.bundle.hash)})
+        await host.perform(python, place, version_steps(plan, place), plan.bundle)
+        await host.perform(python, place, {"start": start_step(plan, place, plan.bundle.hash)})
         progress.begin("verify")
         started = (place, python, before)
         await verify(plan.bundle.hash)
@@ -97,7 +95,7 @@ async def restart(connection: SshConnection, plan: DeploymentPlan) -> None:
         if place.installed.current is None or not facts.interpreters:
             raise SshError("no agent is installed on the host: install it.")
         progress.finish()
-        step = _start(plan, place, place.installed.current)
+        step = start_step(plan, place, place.installed.current)
         await host.perform(facts.interpreters[0], place, {"restart": step})
     except PkengineError as error:
         raise progress.failed(error) from error
@@ -115,16 +113,6 @@ async def reboot(connection: SshConnection) -> None:
             as_root=True,
             timeout_s=_REBOOT_TIMEOUT_S,
         )
-
-
-def _start(plan: DeploymentPlan, place: Place, bundle: str) -> dict[str, Any]:
-    return {
-        "prefix": place.layout.prefix,
-        "state": place.layout.state,
-        "bundle": bundle,
-        "port": plan.agent_port,
-        "unit": place.unit(plan.agent_port),
-    }
 
 
 async def _restore(
@@ -149,7 +137,7 @@ async def _restore(
             "bundle": version,
             "command": place.layout.command,
         },
-        "start": _start(plan, place, version),
+        "start": start_step(plan, place, version),
     }
     try:
         await host.perform(python, place, steps)

@@ -9,15 +9,17 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from pkengine.engine.hosts.agent_report import AgentChannel
+from pkengine.engine.hosts.trust import AgentKey
 from pkengine.engine.model import Host
-from pkengine.keys import Pin, Secret, SshFingerprint, SshPublicKey
+from pkengine.keys import Secret, SshFingerprint, SshPublicKey
 from pkengine.ssh import HostKeyJudgement, HostKeyPolicy, HostKeyUpdate, SshTarget
 
 if TYPE_CHECKING:
     from pkengine.engine.deployment.deployment import DeployedAgent, StepReport
 
 Report = Callable[["StepReport"], None]
-Verify = Callable[[Pin], Awaitable[None]]
+#: Examines a new agent, which has proved that key; when it returns, the key is trusted.
+Verify = Callable[[AgentKey, AgentChannel], Awaitable[None]]
 #: Connects to the agent, which must be of the version with that hash.
 VerifyVersion = Callable[[str], Awaitable[None]]
 
@@ -96,10 +98,16 @@ class HostAccess(Protocol):
     async def deploy(
         self, connection: Any, host: Host, *, report: Report, verify: Verify
     ) -> DeployedAgent:
-        """Bring the agent to the host.
+        """Bring the agent to the host, and connect to it in the way that the host has.
+
+        Args:
+            connection: as `log_in` gave it.
+            host: as it is stored; no key of it is trusted.
+            report: is called with each change of a step.
+            verify: is called with the channel, which is closed afterwards.
 
         Raises:
-            DeploymentError: a step failed.
+            DeploymentError: a step failed, and nothing is trusted.
         """
 
     async def undeploy(self, connection: Any) -> None:
@@ -143,7 +151,8 @@ class HostAccess(Protocol):
         """
 
     async def connect(self, host: Host) -> AgentChannel:
-        """Connect to the agent of a host by a key that is trusted for it."""
+        """Give a channel to the agent of a host, which has proved a key that is trusted.
 
-    async def connect_to_new(self, host: Host, pin: Pin) -> AgentChannel:
-        """Connect to the agent of a host by a key that is not trusted yet."""
+        Raises:
+            PkengineError: it cannot be reached, or has not dialled in, before a deadline.
+        """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 
+from pkengine.auth.peer import PeerKey
 from pkengine.engine.events import EventCode, Events
 from pkengine.engine.hosts.lifecycle import Trigger
 from pkengine.engine.model import (
@@ -16,7 +17,7 @@ from pkengine.engine.model import (
     Origin,
     Severity,
 )
-from pkengine.keys import Pin, SshFingerprint, SshPublicKey
+from pkengine.keys import SshFingerprint, SshPublicKey
 
 _KEY_SOURCES = {
     HostKeySource.GIVEN_FINGERPRINT: "as the given fingerprint says",
@@ -84,11 +85,11 @@ class Announcements:
             EventCode.HOST_INSTALLING, f"Installing Host {host.name}.", host, origin
         )
 
-    def installed(self, host: Host, pin: Pin, origin: Origin) -> Event:
+    def installed(self, host: Host, key: PeerKey, origin: Origin) -> Event:
         """The agent runs and has proved its key."""
         text = (
             f"Host {host.name} was installed. Its agent has version {host.agent_version} "
-            f"and the key {pin}."
+            f"and the key {key}."
         )
         return self._normal(EventCode.HOST_INSTALLED, text, host, origin)
 

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
+from twisted.python.failure import Failure
 
 from pkengine.auth.peer import Authenticated
 from pkengine.channel import Channel
 from pkengine.channel.connection import CALL_TIMEOUT_S
-from pkengine.errors import ChannelClosed
+from pkengine.errors import ChannelClosed, ChannelSuperseded
 
 
 class Arrivals:
@@ -25,7 +26,7 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._arrivals: dict[uuid.UUID, _Arrival] = {}
-        self._watchers: dict[uuid.UUID, dict[Callable[[], object], None]] = {}
+        self._awaiting: dict[uuid.UUID, list[Deferred[None]]] = {}
 
     def add(self, host_id: uuid.UUID, channel: Channel) -> Channel | None:
         """Keep the channel of an agent until it ends.
@@ -44,10 +45,9 @@ class Arrivals:
 
         channel.closed.addCallback(ended)
         if former is not None:
-            # Not in order: the agent is gone from the other end, or will be told to be.
-            former.channel.abort()
-        for arrived in tuple(self._watchers.get(host_id, ())):
-            arrived()
+            former.superseded()
+        for waiting in self._awaiting.pop(host_id, ()):
+            waiting.callback(None)
         return former.channel if former is not None else None
 
     def lease(self, host_id: uuid.UUID) -> Lease | None:
@@ -55,17 +55,24 @@ class Arrivals:
         arrival = self._arrivals.get(host_id)
         return arrival.lease() if arrival is not None else None
 
-    def watch(self, host_id: uuid.UUID, arrived: Callable[[], object]) -> Callable[[], None]:
-        """Ask to be called when the agent of a host dials in; gives what ends it."""
-        self._watchers.setdefault(host_id, {})[arrived] = None
+    async def awaited(self, host_id: uuid.UUID) -> Lease:
+        """Wait until the agent of a host has dialled in, for as long as nobody cancels."""
+        while (lease := self.lease(host_id)) is None:
+            arrived: Deferred[None] = Deferred()
+            self._awaiting.setdefault(host_id, []).append(arrived)
+            try:
+                await arrived
+            except BaseException:
+                self._forget(host_id, arrived)
+                raise
+        return lease
 
-        def end() -> None:
-            watchers = self._watchers.get(host_id, {})
-            watchers.pop(arrived, None)
-            if not watchers:
-                self._watchers.pop(host_id, None)
-
-        return end
+    def _forget(self, host_id: uuid.UUID, arrived: Deferred[None]) -> None:
+        awaiting = self._awaiting.get(host_id, [])
+        if arrived in awaiting:
+            awaiting.remove(arrived)
+        if not awaiting:
+            self._awaiting.pop(host_id, None)
 
 
 class _Arrival:
@@ -80,7 +87,18 @@ class _Arrival:
         self._leases.add(lease)
         return lease
 
+    def superseded(self) -> None:
+        """Tell the users that the agent has a newer channel, and end this one."""
+        self.ended(
+            ChannelSuperseded(
+                f"{self.channel.peer_name} has connected anew, and the newer connection is used."
+            )
+        )
+        # Not in order: the agent is gone from the other end, or will be told to be.
+        self.channel.abort()
+
     def ended(self, reason: ChannelClosed) -> None:
+        """Tell the users that the channel is at its end."""
         for lease in tuple(self._leases):
             lease.end(reason)
 
@@ -111,7 +129,13 @@ class Lease:
         """Call a verb; see `Channel.call`."""
         if self._end is not None:
             return fail(self._end)
-        return self._channel.call(method, params, result_type=result_type, timeout_s=timeout_s)
+        call = self._channel.call(method, params, result_type=result_type, timeout_s=timeout_s)
+        return call.addErrback(self._why)
+
+    def _why(self, failure: Failure) -> Failure:
+        """Give the reason of this lease's end where a call failed because of that."""
+        is_over = self._end is not None and failure.check(ChannelClosed)
+        return Failure(self._end) if is_over else failure
 
     def close(self) -> None:
         """Use the channel no longer; it stays."""

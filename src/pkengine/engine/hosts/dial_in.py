@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from pkengine.channel.engine_url import AUTHORITY, parse_engine_url
 from pkengine.keys import Pin
 
+NOWHERE_TO_DIAL = (
+    "Agents cannot dial this engine, because it does not know where they reach it: start it "
+    "with --agent-url URL."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class DialIn:
@@ -39,12 +44,20 @@ class DialIn:
             server = str(Pin.parse(server))
         return cls(parse_engine_url(url).geturl(), server)
 
-    def settings(self, engine: str, mechanism: str) -> str:
-        """Give what ``pkagent init --dial`` reads.
+    def settings(
+        self, engine: str, mechanism: str, *, host_id: str = "", share: str | None = None
+    ) -> str:
+        """Give what ``pkagent init --dial`` reads; nothing in it is secret.
 
         Args:
             engine: what agents call this engine.
             mechanism: how the agent and the engine prove who they are.
+            host_id: what the engine calls the host.
+            share: the engine's share of the key that it and the agent agree on, where the
+                mechanism takes one; see `KeyAgreement`.
         """
         way = {"url": self.url, "mechanism": mechanism, "server": self.server}
-        return json.dumps({"name": engine, "engine": way})
+        settings: dict[str, object] = {"name": engine, "engine": way}
+        if share is not None:
+            settings |= {"hostId": host_id, "share": share}
+        return json.dumps(settings)

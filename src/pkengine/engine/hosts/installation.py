@@ -11,22 +11,21 @@ from twisted.logger import Logger
 
 from pkengine.engine.clock import utc_now
 from pkengine.engine.hosts.access import HostAccess, LoggedIn
-from pkengine.engine.hosts.agent_report import AgentReport, examine
+from pkengine.engine.hosts.agent_report import AgentChannel, AgentReport, examine
 from pkengine.engine.hosts.lifecycle import Trigger, advance
 from pkengine.engine.hosts.proved_keys import learn_keys
 from pkengine.engine.hosts.registry import HostRegistry
+from pkengine.engine.hosts.trust import AgentKey
 from pkengine.engine.jobs import RunningJob
 from pkengine.engine.model import (
     Event,
     Host,
-    HostKey,
     HostStatus,
     KeySource,
     Origin,
     StepStatus,
 )
 from pkengine.errors import PkengineError
-from pkengine.keys import Pin
 
 if TYPE_CHECKING:
     from pkengine.engine.deployment.deployment import StepReport
@@ -95,50 +94,46 @@ class Installer:
     async def _deploy(
         self, host: Host, connection: LoggedIn, job: RunningJob, origin: Origin, activate: bool
     ) -> None:
-        report: AgentReport | None = None
-
-        async def verify(pin: Pin) -> None:
-            nonlocal report
-            channel = await self._access.connect_to_new(host, pin)
-            try:
-                report = await examine(channel)
-            finally:
-                channel.close()
+        async def verify(key: AgentKey, channel: AgentChannel) -> None:
+            report = await examine(channel)
+            await self._trust(host, key, report, origin, activate=activate)
 
         def show(step: StepReport) -> None:
             job.step(step.name, step.description, step.status, step.progress)
 
         deployed = await self._access.deploy(connection, host, report=show, verify=verify)
-        if report is None:
-            raise RuntimeError("The deployment ended without a proof of the agent's key.")
-        proved: AgentReport = report
+        if deployed.key_refusal:
+            tell = self._registry.announcements.key_refused
+            await self._registry.change(
+                host.id,
+                lambda host: host,
+                lambda host: [tell(host, deployed.key_refusal, origin)],
+            )
+
+    async def _trust(
+        self, host: Host, key: AgentKey, report: AgentReport, origin: Origin, *, activate: bool
+    ) -> None:
+        """Store a key that was proved."""
+        trusted = self._registry.trust.host_key(
+            key, host.mechanism, KeySource.DEPLOYED, utc_now(self._clock)
+        )
 
         def trust(host: Host) -> Host:
-            installed = replace(
-                host,
-                capabilities=proved.capabilities,
-                hardware=proved.hardware,
-                agent_version=proved.version.version,
+            trigger = Trigger.INSTALLED if activate else Trigger.INSTALLED_INACTIVE
+            return replace(
+                advance(host, trigger),
+                keys=(trusted,),
+                capabilities=report.capabilities,
+                hardware=report.hardware,
+                agent_version=report.version.version,
                 reinstallation_required=False,
             )
-            trigger = Trigger.INSTALLED if activate else Trigger.INSTALLED_INACTIVE
-            key = HostKey(
-                key=deployed.pin,
-                mechanism=host.mechanism,
-                source=KeySource.DEPLOYED,
-                added=utc_now(self._clock),
-            )
-            return replace(advance(installed, trigger), keys=(key,))
 
-        def tell(host: Host) -> list[Event]:
-            events = [self._registry.announcements.installed(host, deployed.pin, origin)]
-            if deployed.key_refusal:
-                events.append(
-                    self._registry.announcements.key_refused(host, deployed.key_refusal, origin)
-                )
-            return events
-
-        await self._registry.change(host.id, trust, tell)
+        await self._registry.change(
+            host.id,
+            trust,
+            lambda host: [self._registry.announcements.installed(host, trusted.key, origin)],
+        )
 
     async def _failed(self, host: Host, reason: str, origin: Origin) -> None:
         """Note the failure, unless the success was on its way to the disk already."""

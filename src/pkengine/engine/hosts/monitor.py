@@ -15,7 +15,7 @@ from pkengine.engine.hosts.agent_report import AgentChannel
 from pkengine.engine.hosts.lifecycle import MONITORED
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.hosts.watch import Connect, HostWatch, Patience
-from pkengine.engine.model import Host
+from pkengine.engine.model import Host, HostConnection
 from pkengine.engine.tasks import Tasks
 
 
@@ -92,8 +92,7 @@ class Monitor:
         is_wanted = host.status in MONITORED and bool(host.keys)
         watch = self._watches.get(host.id)
         if watch is not None:
-            known = watch.host
-            if is_wanted and (known.address, known.port) == (host.address, host.port):
+            if is_wanted and _reached(watch.host) == _reached(host):
                 return
             self._removed(host)
         if is_wanted:
@@ -127,5 +126,12 @@ class Monitor:
         ending.cancel()
 
     async def _dial(self, host: Host) -> AgentChannel:
+        if host.connection is HostConnection.AGENT_DIALS:
+            return await self._connect(host)  # it is the agent that makes the connection
         async with self._turns:
             return await self._connect(host)
+
+
+def _reached(host: Host) -> tuple[object, ...]:
+    """Give what a watch depends on."""
+    return host.connection, host.address, host.port

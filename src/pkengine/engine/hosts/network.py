@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, FailureGroup, race
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.threads import deferToThread
 
-from pkengine.auth.peer import TrustedPeer
+from pkengine.auth.key_agreement import KeyAgreement
+from pkengine.auth.peer import Role, TrustedPeer
 from pkengine.auth.pin import PinAuthenticator
+from pkengine.auth.shared_key import SHARED_KEY_MECHANISMS
 from pkengine.auth.trust import MemoryTrustStore
 from pkengine.channel import connect_channel
 from pkengine.engine.deployment.bundle import build_bundle
-from pkengine.engine.deployment.deployment import DeployedAgent, DeploymentPlan, deploy, undeploy
+from pkengine.engine.deployment.deployment import (
+    DeployedAgent,
+    DeploymentPlan,
+    Exchange,
+    Initialized,
+    deploy,
+    undeploy,
+)
 from pkengine.engine.deployment.engine_key import replace_key
 from pkengine.engine.deployment.upgrade import reboot, restart, upgrade
 from pkengine.engine.hosts.access import LoggedIn, Report, Verify, VerifyVersion
 from pkengine.engine.hosts.agent_report import AgentChannel
 from pkengine.engine.hosts.arrivals import Arrivals
-from pkengine.engine.hosts.dial_in import DialIn
+from pkengine.engine.hosts.dial_in import NOWHERE_TO_DIAL, DialIn
 from pkengine.engine.hosts.ssh_ways import SshWays
-from pkengine.engine.hosts.trust import peer_name
-from pkengine.engine.model import Host, Origin
-from pkengine.errors import ChannelError, SshAuthenticationFailed
-from pkengine.interfaces import ITrustStore
+from pkengine.engine.hosts.trust import AgentKey, HostTrust, peer_name
+from pkengine.engine.model import Host, HostConnection, Origin
+from pkengine.errors import ChannelError, Conflict, SshAuthenticationFailed
 from pkengine.keys import KeyPair, Pin
 from pkengine.ssh import SshConnection, SshCredentials, SshIdentity, SshKeyRing, connect_again
 from pkengine.ssh.authorized_keys import AuthorizedKey
@@ -60,7 +69,7 @@ class NetworkAccess:
         key_pair: KeyPair,
         name: str,
         ssh_keys: SshKeyRing,
-        trust: ITrustStore,
+        trust: HostTrust,
         arrivals: Arrivals,
         ways: SshWays,
         bundles: Path,
@@ -73,7 +82,7 @@ class NetworkAccess:
         self._ssh_keys = ssh_keys
         self._key_limits = key_limits
         self._trust = trust
-        self._trusted = PinAuthenticator(key_pair, trust)
+        self._trusted = PinAuthenticator(key_pair, trust.peers)
         self._arrivals = arrivals
         self._ways = ways
         self._bundles = bundles
@@ -82,7 +91,22 @@ class NetworkAccess:
     async def deploy(
         self, connection: Any, host: Host, *, report: Report, verify: Verify
     ) -> DeployedAgent:
-        """See `HostAccess`."""
+        """See `HostAccess`; nothing that goes over the SSH connection is secret."""
+        agreement = self._agreement(host)
+
+        @contextlib.asynccontextmanager
+        async def expect(agent: Initialized) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+            key = _key(agent, agreement)
+            async with self.expecting(host, key) as connect:
+
+                async def prove() -> None:
+                    channel = await connect()
+                    try:
+                        await verify(key, channel)
+                    finally:
+                        channel.close()
+
+                yield prove
 
         async def prove_key() -> None:
             await self._prove_key(connection, self._ssh_keys.newest)
@@ -90,9 +114,18 @@ class NetworkAccess:
         return await deploy(
             connection,
             await self._plan(host),
+            self._exchange(host, agreement),
             report=report,
-            verify=verify,
+            expect=expect,
             prove_key=prove_key,
+        )
+
+    def _agreement(self, host: Host) -> KeyAgreement | None:
+        """Give this end of a new agreement on a key, where the host's mechanism takes one."""
+        if host.mechanism not in SHARED_KEY_MECHANISMS:
+            return None
+        return KeyAgreement(
+            host.mechanism, local=self._name, peer=peer_name(host.id), role=Role.ACCEPTOR
         )
 
     async def _prove_key(self, connection: SshConnection, identity: SshIdentity) -> None:
@@ -130,12 +163,25 @@ class NetworkAccess:
     async def _plan(self, host: Host) -> DeploymentPlan:
         return DeploymentPlan(
             bundle=await deferToThread(build_bundle, self._bundles),
-            engine_keys=(TrustedPeer(self._name, self._key_pair.pin),),
             authorized_key=self._authorized_key(self._ssh_keys.newest),
             keeps_key_options=self._key_limits is None,
             agent_port=host.port,
-            dial=self._dial_in.settings(self._name, host.mechanism) if self._dial_in else "",
+            is_reached=host.connection is HostConnection.ENGINE_DIALS,
         )
+
+    def _exchange(self, host: Host, agreement: KeyAgreement | None) -> Exchange:
+        """Give what the agent is told of this engine."""
+        own = TrustedPeer(self._name, self._key_pair.pin, frozenset({host.mechanism}))
+        keys = () if agreement is not None else (own,)
+        if host.connection is HostConnection.ENGINE_DIALS:
+            return Exchange(keys)
+        if self._dial_in is None:
+            raise Conflict(NOWHERE_TO_DIAL)
+        share = agreement.share if agreement is not None else None
+        dial = self._dial_in.settings(
+            self._name, host.mechanism, host_id=peer_name(host.id), share=share
+        )
+        return Exchange(keys, dial)
 
     def _authorized_key(self, identity: SshIdentity) -> str:
         options = tuple(self._key_limits or ())
@@ -160,73 +206,40 @@ class NetworkAccess:
         await reboot(connection)
 
     async def connect(self, host: Host) -> AgentChannel:
-        """See `HostAccess`; an agent that has dialled in, or does so meanwhile, is not dialled."""
+        """See `HostAccess`; an agent that has dialled in is not dialled, whosever turn it is."""
         arrived = self._arrivals.lease(host.id)
         if arrived is not None:
             return arrived
-        dialling = Deferred.fromCoroutine(self._connect(host, self._trusted))
-        has_arrived = False
+        if host.connection is HostConnection.AGENT_DIALS:
+            return await self._arrival(host)
+        return await self._connect(host, self._trusted)
 
-        def stop_dialling() -> None:
-            nonlocal has_arrived
-            has_arrived = True
-            dialling.cancel()
+    @contextlib.asynccontextmanager
+    async def expecting(
+        self, host: Host, key: AgentKey
+    ) -> AsyncIterator[Callable[[], Awaitable[AgentChannel]]]:
+        """Get ready for the agent of a new host; give what connects to it by that key alone.
 
-        end_watch = self._arrivals.watch(host.id, stop_dialling)
-        try:
-            return await dialling
-        except CancelledError:
-            arrived = self._arrivals.lease(host.id) if has_arrived else None
-            if arrived is None:
-                raise
-            return arrived
-        finally:
-            end_watch()
-
-    async def connect_to_new(self, host: Host, pin: Pin) -> AgentChannel:
-        """See `HostAccess`; the agent may be dialled, or dial in where it was told to."""
-        record = TrustedPeer(peer_name(host.id), pin, frozenset({host.mechanism}))
-        only = PinAuthenticator(self._key_pair, MemoryTrustStore([record]))
-        # A key that is trusted already is not to be touched here, whosever it is.
-        if self._dial_in is None or self._trust.lookup(pin) is not None:
-            return await self._connect(host, only)
-        return await self._connect_or_await(host, only, record)
-
-    async def _connect_or_await(
-        self, host: Host, only: PinAuthenticator, record: TrustedPeer
-    ) -> AgentChannel:
-        """Dial a new agent, or take the one that dials in; its key is trusted for that alone."""
-        dialling = Deferred.fromCoroutine(self._connect(host, only))
-        awaiting = Deferred.fromCoroutine(self._arrival(host))
-        self._trust.add(record)
-        try:
-            index, channel = await race([dialling, awaiting])
-        except FailureGroup as group:
-            self._trust.remove(record.key)
-            group.failures[0].raiseException()  # of the attempt to dial
-        except BaseException:
-            self._trust.remove(record.key)
-            raise
-        if index == 0:
-            self._trust.remove(record.key)
+        Raises:
+            Conflict: an agent that shall dial in has the key of another host.
+        """
+        if host.connection is HostConnection.AGENT_DIALS:
+            with self._trust.trying(host, key):
+                yield lambda: self._arrival(host)
+        elif isinstance(key, Pin):
+            record = TrustedPeer(peer_name(host.id), key)
+            only = PinAuthenticator(self._key_pair, MemoryTrustStore([record]))
+            yield lambda: self._connect(host, only)
         else:
-            channel.closed.addBoth(lambda _: self._trust.remove(record.key))
-        return channel
+            raise ValueError("An agent that is dialled proves a pin.")
 
     async def _arrival(self, host: Host) -> AgentChannel:
         """Wait until the agent of a host has dialled in, but no longer than dialling takes."""
-        arrived: Deferred[None] = Deferred()
-        end_watch = self._arrivals.watch(
-            host.id, lambda: None if arrived.called else arrived.callback(None)
-        )
+        arriving = Deferred.fromCoroutine(self._arrivals.awaited(host.id))
         try:
-            await arrived.addTimeout(CONNECT_TIMEOUT_S, self._reactor)
-        finally:
-            end_watch()
-        lease = self._arrivals.lease(host.id)
-        if lease is None:
-            raise ChannelError(f"The agent of Host {host.name} dialled in, and went away at once.")
-        return lease
+            return await arriving.addTimeout(CONNECT_TIMEOUT_S, self._reactor)
+        except TimeoutError:
+            raise ChannelError(f"The agent of Host {host.name} has not dialled in.") from None
 
     async def _connect(self, host: Host, authenticator: PinAuthenticator) -> AgentChannel:
         through = await self._ways.open(host, Origin())
@@ -258,3 +271,11 @@ class NetworkAccess:
 
 def _close(connection: LoggedIn) -> None:
     connection.close()
+
+
+def _key(agent: Initialized, agreement: KeyAgreement | None) -> AgentKey:
+    if agreement is None:
+        return Pin.parse(agent.pin)
+    if agent.share is None:
+        raise ChannelError("The agent gave no share of the key that it was to agree on.")
+    return agreement.agree(agent.share)

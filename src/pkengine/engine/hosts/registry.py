@@ -19,7 +19,7 @@ from pkengine.engine.clock import utc_now
 from pkengine.engine.events import Events
 from pkengine.engine.hosts.announcements import Announcements
 from pkengine.engine.hosts.lifecycle import Trigger, require
-from pkengine.engine.hosts.trust import HostTrust
+from pkengine.engine.hosts.trust import HostTrust, is_copied
 from pkengine.engine.model import Event, Host
 from pkengine.engine.paging import Pages
 from pkengine.engine.publisher import Publisher
@@ -52,6 +52,7 @@ class HostRegistry:
 
     Attributes:
         announcements: composes the events.
+        trust: the same.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class HostRegistry:
         self.announcements = Announcements(events)
         self._events = events
         self._store = store
-        self._trust = trust
+        self.trust = trust
         self._clock = clock
         self._tasks = Tasks()
         self._changes: Publisher[Host] = Publisher()
@@ -217,7 +218,7 @@ class HostRegistry:
 
         async def commit() -> Host:
             host, events = await self._write(run)
-            self._trust.forget(host_id)
+            self.trust.forget(host_id)
             self._removals.publish(host)
             self._publish(events)
             return host
@@ -236,7 +237,7 @@ class HostRegistry:
             self._events.publish(event)
 
     def _follow(self, host: Host) -> None:
-        self._trust.follow(host)
+        self.trust.follow(host)
         self._changes.publish(host)
 
     async def list(self) -> list[Host]:
@@ -270,8 +271,4 @@ def _check_keys(connection: Connection, host: Host) -> None:
         other = queries.host_of_key(connection, key.key)
         if other is None or other[0] == host.id:
             continue
-        raise Conflict(
-            f"The agent at {host.address} has the key of Host {other[1]}, so both are one "
-            f"machine, or a copy of one: remove Host {other[1]}, or give the copy a key of its "
-            "own by removing agent.key and agent.crt from its state folder."
-        )
+        raise Conflict(is_copied(host, other[1]))

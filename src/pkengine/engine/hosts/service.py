@@ -18,6 +18,7 @@ from pkengine.engine.clusters import Clusters
 from pkengine.engine.events import EventCode, Events
 from pkengine.engine.hosts import request
 from pkengine.engine.hosts.access import HostAccess, LoggedIn
+from pkengine.engine.hosts.agent_ways import AgentWays
 from pkengine.engine.hosts.farewell import say_goodbye
 from pkengine.engine.hosts.installation import INTERRUPTED, Installer
 from pkengine.engine.hosts.key_changes import KeyChanges, Settlement, is_other_key
@@ -43,6 +44,7 @@ from pkengine.engine.model import (
     Origin,
     ShownKey,
     SshLogin,
+    WayChoice,
 )
 from pkengine.engine.paging import Pages
 from pkengine.engine.search import Search
@@ -64,6 +66,7 @@ class Hosts:
         ways: lead to hosts by SSH.
         known_keys: SSH keys that are known beside those of the hosts.
         monitor: follows the registry.
+        agent_ways: how agents may be met.
         own_pin: what agents know this engine by.
         clock: for deadlines.
 
@@ -85,6 +88,7 @@ class Hosts:
         ways: SshWays,
         known_keys: KnownKeys,
         monitor: Monitor,
+        agent_ways: AgentWays,
         own_pin: Pin,
         clock: IReactorTime,
     ) -> None:
@@ -97,6 +101,7 @@ class Hosts:
         self._ways = ways
         self.known_keys = known_keys
         self._monitor = monitor
+        self._agent_ways = agent_ways
         self._own_pin = own_pin
         self._clock = clock
         self._installer = Installer(registry, access, clock)
@@ -230,7 +235,7 @@ class Hosts:
             Conflict: name or address is another host's, or too many wait for approval.
         """
         cluster = await self._clusters.default()
-        host = replace(request.new_host(new, cluster.id), status=HostStatus.PENDING_APPROVAL)
+        host = replace(self._new_host(new, cluster.id), status=HostStatus.PENDING_APPROVAL)
         with self._turns.taking(
             "register", host.name, "register", ("name", host.name), ("address", host.address)
         ):
@@ -261,7 +266,7 @@ class Hosts:
             cluster = await self._clusters.default()
         else:
             cluster = await self._clusters.get(new.cluster_id)
-        host = request.new_host(new, cluster.id)
+        host = self._new_host(new, cluster.id)
         _refuse_reboot(new.reboot)
         with self._turns.taking("add", host.name, ("name", host.name), ("address", host.address)):
             await self._registry.check_is_free(host.name, host.address)
@@ -285,18 +290,23 @@ class Hosts:
             )
         return stored, job.job
 
+    def _new_host(self, new: NewHost, cluster_id: uuid.UUID) -> Host:
+        return self._agent_ways.applied(request.new_host(new, cluster_id), new.way, is_new=True)
+
     async def install(
         self,
         host_id: uuid.UUID,
         login: SshLogin,
         origin: Origin,
         *,
+        way: WayChoice | None = None,
         activate: bool = False,
         reboot: bool = False,
     ) -> Job:
         """Log in to a known host, and begin to install it again.
 
-        Without a password the engine logs in by its own key.  When this returns, the host
+        What `way` leaves open stays; the agent gets new keys in any case where it shares
+        them.  Without a password the engine logs in by its own key.  When this returns, the host
         is `installing` and none of its keys is trusted; the job tells the rest.
 
         Raises:
@@ -304,7 +314,7 @@ class Hosts:
             Conflict: its status does not allow that.
             BadRequest, SshError: as for `add`; the host stays as it is.
         """
-        host = await self._registry.get(host_id)
+        host = self._agent_ways.applied(await self._registry.get(host_id), way or WayChoice())
 
         def tell(host: Host) -> list[Event]:
             return [self._tell.installing(host, origin)]
@@ -321,6 +331,7 @@ class Hosts:
         login: SshLogin,
         origin: Origin,
         *,
+        way: WayChoice | None = None,
         activate: bool = True,
         reboot: bool = False,
         cluster_id: uuid.UUID | None = None,
@@ -335,7 +346,7 @@ class Hosts:
             Conflict: it does not wait for approval.
             BadRequest, SshError: as for `add`; the host stays as it is.
         """
-        host = await self._registry.get(host_id)
+        host = self._agent_ways.applied(await self._registry.get(host_id), way or WayChoice())
 
         def tell(host: Host) -> list[Event]:
             return [self._tell.approved(host, origin), self._tell.installing(host, origin)]
@@ -372,7 +383,14 @@ class Hosts:
             )
 
             def begin(stored: Host) -> Host:
-                return advance(replace(stored, ssh=ssh, cluster_id=host.cluster_id), trigger)
+                wanted = replace(
+                    stored,
+                    ssh=ssh,
+                    cluster_id=host.cluster_id,
+                    connection=host.connection,
+                    mechanism=host.mechanism,
+                )
+                return advance(wanted, trigger)
 
             settlement = Settlement(self._tell, origin)
 

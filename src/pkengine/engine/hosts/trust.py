@@ -7,43 +7,78 @@ them are opened once, when the key is met first, and never written in clear.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import uuid
 from collections import defaultdict
+from collections.abc import Iterator
 
 from pkengine.auth.peer import PeerKey, TrustedPeer
 from pkengine.auth.shared_key import SharedKey
 from pkengine.engine.model import Host, HostKey, KeySource
 from pkengine.engine.store.sealing import Seal
+from pkengine.errors import Conflict
 from pkengine.interfaces import ISharedKeyStore, ITrustStore
-from pkengine.keys import Secret
+from pkengine.keys import Pin, Secret
 from pkengine.keys.key_id import KeyId
+
+#: What an agent proves itself by: its own key, or one that it shares with this engine.
+AgentKey = Pin | SharedKey
 
 
 class HostTrust:
     """Keeps a trust store and the shared keys in step with the hosts.
 
-    Args:
+    Attributes:
         peers: whose keys are accepted; a host's name there is its id as text.
         secrets: what the engine shares with hosts.
+
+    Args:
+        peers, secrets: the same.
         seal: opens the secrets that come from the database.
     """
 
     def __init__(self, peers: ITrustStore, secrets: ISharedKeyStore, seal: Seal) -> None:
-        self._peers = peers
-        self._secrets = secrets
+        self.peers = peers
+        self.secrets = secrets
         self._seal = seal
         self._followed: dict[uuid.UUID, dict[PeerKey, TrustedPeer]] = {}
 
-    def sealed(self, key: SharedKey, source: KeySource, added: datetime.datetime) -> HostKey:
-        """Give a key that is shared with a host, in the form in which a host has it."""
+    def host_key(
+        self, key: AgentKey, mechanism: str, source: KeySource, added: datetime.datetime
+    ) -> HostKey:
+        """Give a key in the form in which a host has it, a secret being sealed."""
+        if isinstance(key, Pin):
+            return HostKey(key=key, mechanism=mechanism, source=source, added=added)
         return HostKey(
             key=key.key_id,
-            mechanism=key.mechanism,
+            mechanism=mechanism,
             source=source,
             added=added,
-            sealed=self._seal.seal(Secret(key.encode()), key.peer, str(key.key_id), key.mechanism),
+            sealed=self._seal.seal(Secret(key.encode()), key.peer, str(key.key_id), mechanism),
         )
+
+    @contextlib.contextmanager
+    def trying(self, host: Host, key: AgentKey) -> Iterator[TrustedPeer]:
+        """Accept a key that its agent has not proved yet, by the host's mechanism.
+
+        Where the host has not got it by the end, trust in it is withdrawn.
+
+        Raises:
+            Conflict: it is the key of another host.
+        """
+        record = _record(host, key)
+        known = self.peers.lookup(record.key)
+        if known is not None:
+            raise Conflict(is_copied(host, known.comment))
+        if isinstance(key, SharedKey):
+            self.secrets.add(key)
+        self.peers.add(record)
+        try:
+            yield record
+        finally:
+            if record.key not in self._followed.get(host.id, {}):
+                self._remove({record.key})
 
     def follow(self, host: Host) -> None:
         """Trust just the keys that the host has; connections by any other close now.
@@ -60,10 +95,10 @@ class HostTrust:
         ]
         self._remove(set(before) - set(wanted))
         for secret in opened:
-            self._secrets.add(secret)
+            self.secrets.add(secret)
         for key, record in wanted.items():
             if before.get(key) != record:
-                self._peers.add(record)
+                self.peers.add(record)
         if wanted:
             self._followed[host.id] = wanted
         else:
@@ -75,13 +110,18 @@ class HostTrust:
 
     def _remove(self, keys: set[PeerKey]) -> None:
         for key in keys:
-            self._peers.remove(key)
+            self.peers.remove(key)
             if isinstance(key, KeyId):
-                self._secrets.remove(key)
+                self.secrets.remove(key)
 
     def _open(self, host_id: uuid.UUID, key: HostKey, sealed: bytes) -> SharedKey:
         opened = self._seal.open(sealed, peer_name(host_id), str(key.key), key.mechanism)
         return SharedKey.decode(opened.reveal())
+
+
+def _record(host: Host, key: AgentKey) -> TrustedPeer:
+    key_id = key if isinstance(key, Pin) else key.key_id
+    return TrustedPeer(peer_name(host.id), key_id, frozenset({host.mechanism}), comment=host.name)
 
 
 def _records(host: Host) -> dict[PeerKey, TrustedPeer]:
@@ -93,6 +133,15 @@ def _records(host: Host) -> dict[PeerKey, TrustedPeer]:
         key: TrustedPeer(name, key, frozenset(accepted), comment=host.name)
         for key, accepted in mechanisms.items()
     }
+
+
+def is_copied(host: Host, other: str) -> str:
+    """Say of a host's agent that it has the key of another host, which has that name."""
+    return (
+        f"The agent at {host.address} has the key of Host {other}, so both are one "
+        f"machine, or a copy of one: remove Host {other}, or give the copy a key of its "
+        "own by removing agent.key and agent.crt from its state folder."
+    )
 
 
 def peer_name(host_id: uuid.UUID) -> str:

@@ -18,6 +18,7 @@ from pkengine.engine.events import EventCode, Events
 from pkengine.engine.hosts import request
 from pkengine.engine.hosts.access import HostAccess, LoggedIn
 from pkengine.engine.hosts.agent_report import AgentReport, examine
+from pkengine.engine.hosts.farewell import keys_at_agent
 from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.hosts.ssh_ways import SshWays
@@ -221,8 +222,9 @@ class Upkeep:
                 )
             finally:
                 channel.close()
+        own = set(map(str, keys_at_agent(host, self._own_pin)))
         for key in keys:
-            if key.pin == str(self._own_pin) and key.expires is None:
+            if key.pin in own and key.expires is None:
                 return key
         raise Conflict(
             f"The agent of Host {host.name} does not accept the key of this engine without an "

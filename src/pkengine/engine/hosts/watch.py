@@ -21,7 +21,7 @@ from pkengine.engine.hosts.lifecycle import Trigger, advance, permits
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.model import Event, Host, HostStatus
 from pkengine.engine.tasks import Tasks
-from pkengine.errors import CallRefused, NotFound, PkengineError, StoreError
+from pkengine.errors import CallRefused, ChannelSuperseded, NotFound, PkengineError, StoreError
 
 Connect = Callable[[Host], Awaitable[AgentChannel]]
 
@@ -102,6 +102,8 @@ class HostWatch:
             while True:
                 try:
                     await self._watch_one_connection()
+                except ChannelSuperseded:
+                    continue  # the newer connection is there already, so nothing was lost
                 except NotFound:
                     return
                 except StoreError as error:
@@ -120,7 +122,7 @@ class HostWatch:
     async def _watch_one_connection(self) -> None:
         try:
             await self._dial_and_poll()
-        except (NotFound, StoreError, CancelledError):
+        except (NotFound, StoreError, CancelledError, ChannelSuperseded):
             raise
         except CallRefused as error:
             await self._report(Trigger.UNFIT, detail=str(error))

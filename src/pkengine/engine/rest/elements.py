@@ -16,6 +16,7 @@ from typing import Any
 
 from pkengine import __version__
 from pkengine.engine.model import (
+    HostConnection,
     HostKeySource,
     Job,
     Severity,
@@ -326,6 +327,17 @@ class ActionResult:
     power_status: str | None = None
 
 
+#: How the engine and a host's agent come together; an action has nothing to say of it.
+WAY_FIELDS = (
+    Field(
+        "connection",
+        Enumerated(HostConnection),
+        lambda source: getattr(source, "connection", None),
+        is_read=True,
+    ),
+    Field("mechanism", LINE, lambda source: getattr(source, "mechanism", None), is_read=True),
+)
+
 ACTION = Element(
     "action",
     fields=(
@@ -337,6 +349,7 @@ ACTION = Element(
         Field("async", BOOLEAN, is_read=True),
         Field("force", BOOLEAN, is_read=True),
         Field("timeout", Integer(0, 10**6), is_read=True),
+        *WAY_FIELDS,
         Field("cluster", CLUSTER_REFERENCE, is_read=True),
         Field(
             "host",

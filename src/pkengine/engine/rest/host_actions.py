@@ -10,7 +10,7 @@ from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.model import Job
 from pkengine.engine.rest.call import Answer, Call, Route
 from pkengine.engine.rest.elements import ACTION, ActionResult, FenceType
-from pkengine.engine.rest.host_references import read_cluster_id, read_login
+from pkengine.engine.rest.host_references import read_cluster_id, read_login, read_way
 from pkengine.engine.rest.job_actions import JobActions
 from pkengine.engine.rest.schema import Document, IncompleteParameters
 from pkengine.engine.users import Role
@@ -55,6 +55,7 @@ class HostActions:
             host_id,
             read_login(document),
             call.origin,
+            way=read_way(document),
             activate=document.get("activate", call.boolean("activate", False)),
             reboot=document.get("reboot", call.boolean("reboot", False)),
         )
@@ -82,6 +83,7 @@ class HostActions:
             host_id,
             login,
             call.origin,
+            way=read_way(document),
             activate=document.get("activate", call.boolean("activate", True)),
             reboot=document.get("reboot", call.boolean("reboot", False)),
             cluster_id=await read_cluster_id(self._clusters, document.get("cluster")),

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from pkengine.channel.verbs import NetworkInterface
-from pkengine.engine.model import Host, HostStatus
+from pkengine.engine.model import Host, HostStatus, KeySource
 from pkengine.engine.rest.elements import (
     CLUSTER_REFERENCE,
     SSH,
+    WAY_FIELDS,
     always,
     itself,
     only,
@@ -21,6 +22,7 @@ from pkengine.engine.rest.schema import (
     DECIMAL,
     INTEGER,
     LINE,
+    MOMENT,
     PORT,
     SECRET,
     TEXT,
@@ -35,12 +37,19 @@ from pkengine.engine.users import User
 
 _MEBIBYTE = 1024 * 1024
 
+_HOST_KEY = Element(
+    "key",
+    fields=(
+        Field("value", LINE, attrgetter("key")),
+        Field("mechanism", LINE, attrgetter("mechanism")),
+        Field("source", Enumerated(KeySource), attrgetter("source")),
+        Field("added", MOMENT, attrgetter("added")),
+    ),
+)
+
 TRUST = Element(
     "trust",
-    fields=(
-        Field("mechanism", LINE, attrgetter("mechanism")),
-        Field("pins", ListOf("pin", LINE), lambda host: [key.key for key in host.keys]),
-    ),
+    fields=(Field("keys", ListOf("key", _HOST_KEY), attrgetter("keys")),),
 )
 
 _CPU = Element(
@@ -195,6 +204,7 @@ HOST = Element(
         Field("description", TEXT, attrgetter("description"), is_read=True),
         Field("address", LINE, attrgetter("address"), is_read=True),
         Field("port", PORT, attrgetter("port"), is_read=True),
+        *WAY_FIELDS,
         Field("cluster", CLUSTER_REFERENCE, itself, is_read=True),
         Field("status", Enumerated(HostStatus), attrgetter("status")),
         Field("status_detail", TEXT, text_of("status_detail")),

@@ -11,6 +11,7 @@ from pkengine.engine.model import (
     JumpHost,
     JumpLogin,
     SshLogin,
+    WayChoice,
 )
 from pkengine.engine.rest.schema import GUID, Document, IncompleteParameters, decode
 from pkengine.keys import SshFingerprint, SshPublicKey
@@ -31,6 +32,13 @@ async def read_cluster_id(clusters: Clusters, reference: Document | None) -> uui
     if reference.get("name"):
         return (await clusters.by_name(reference["name"])).id
     return None
+
+
+def read_way(document: Document) -> WayChoice:
+    """Read ``connection`` and ``mechanism`` of a host or an action."""
+    return WayChoice(
+        connection=document.get("connection"), mechanism=document.get("mechanism") or None
+    )
 
 
 def read_login(document: Document) -> SshLogin:

@@ -13,7 +13,7 @@ from pkengine.engine.model import DEFAULT_SSH_PORT, HostChange, NewHost
 from pkengine.engine.rest.call import LONGEST_WAIT_S, Answer, Call, Parameter, Route
 from pkengine.engine.rest.elements import ACTION, ActionResult
 from pkengine.engine.rest.host_elements import HOST
-from pkengine.engine.rest.host_references import read_cluster_id, read_login
+from pkengine.engine.rest.host_references import read_cluster_id, read_login, read_way
 from pkengine.engine.rest.known_hosts import SHOWN_KEY
 from pkengine.engine.rest.schema import (
     BOOLEAN,
@@ -119,6 +119,7 @@ class HostResource:
             description=document.get("description", ""),
             cluster_id=await read_cluster_id(self._clusters, document.get("cluster")),
             ssh=read_login(document),
+            way=read_way(document),
             activate=call.boolean("activate", True),
             reboot=call.boolean("reboot", False),
         )
@@ -140,6 +141,7 @@ class HostResource:
             description=document.get("description"),
             cluster_id=await read_cluster_id(self._clusters, document.get("cluster")),
             ssh=read_login(document),
+            way=read_way(document),
         )
         return Answer(element=HOST, one=await self._hosts.update(host_id, change, call.origin))
 

@@ -45,37 +45,42 @@ def init(*, prefix: str, state: str, engines: list[str], dial: str = "") -> dict
 
 
 def start(
-    *, prefix: str, state: str, bundle: str, port: int, unit: dict[str, str] | None
+    *,
+    prefix: str,
+    state: str,
+    bundle: str,
+    port: int,
+    is_reached: bool,
+    unit: dict[str, str] | None,
 ) -> dict[str, Any]:
-    """Let the version that is in use, and nothing else, serve the port.
+    """Let the version that is in use, and nothing else, run and serve the port.
 
     Where it does not start, what ran before is put back: another version, or the same one on
     another port.
 
-    A unit is the systemd unit, ``{"name": …, "path": …, "text": …}``; None means twistd.
+    Where nobody has to reach the agent, it may not serve the port, and that is all right.  A
+    unit is the systemd unit, ``{"name": …, "path": …, "text": …}``; None means twistd.
     """
     service = _Systemd(unit) if unit is not None else _Twistd(prefix, state, port)
+    served = port if is_reached else None
     with locked(prefix):
         running = agents(prefix, state)
-        others = listening(port).difference(*(sockets(agent.pid) for agent in running))
-        if others:
-            raise StepFailed(
-                f"port {port} is taken by {owner_of(others)}: stop it, or give the host's "
-                "agent another port."
-            )
+        if is_reached:
+            _check_is_free(port, running)
         before = running[0] if running else None
         service_before = service.as_it_was(before)
         is_changed = service.write()
-        if not is_changed and service.is_serving(running, bundle, port):
+        is_right = service.is_running(running) and _is_right(running, bundle, port)
+        if not is_changed and is_right and (served is None or _is_served(served, running)):
             return {"changed": False}
         try:
-            _restart(service, prefix, state, bundle, port)
+            _restart(service, prefix, state, bundle, served)
         except StepFailed as failure:
             if before is None or not _is_there(prefix, before.bundle):
                 _stop(service, prefix, state)
                 service.forget()
                 raise
-            how = _put_back(service_before, prefix, state, before, bundle, port)
+            how = _put_back(service_before, prefix, state, before, bundle, served)
             raise StepFailed(f"{failure} {how}") from failure
     return {"changed": True}
 
@@ -85,14 +90,20 @@ def _is_there(prefix: str, bundle: str) -> bool:
 
 
 def _put_back(
-    service: _Systemd | _Twistd, prefix: str, state: str, before: Agent, bundle: str, port: int
+    service: _Systemd | _Twistd,
+    prefix: str,
+    state: str,
+    before: Agent,
+    bundle: str,
+    served: int | None,
 ) -> str:
     """Start again what ran before; say in a sentence what became of that."""
     try:
         if before.bundle != bundle:
             point(prefix, "current", before.bundle)
         service.write()
-        _restart(service, prefix, state, before.bundle, before.port(port))
+        port = None if served is None else before.port(served)
+        _restart(service, prefix, state, before.bundle, port)
     except (StepFailed, OSError) as error:
         return f"What ran before does not start any more either: {error}"
     if before.bundle != bundle:
@@ -101,13 +112,19 @@ def _put_back(
 
 
 def restart(
-    *, prefix: str, state: str, bundle: str, port: int, unit: dict[str, str] | None
+    *,
+    prefix: str,
+    state: str,
+    bundle: str,
+    port: int,
+    is_reached: bool,
+    unit: dict[str, str] | None,
 ) -> dict[str, Any]:
     """Start the version that is in use anew, whether it runs or not."""
     service = _Systemd(unit) if unit is not None else _Twistd(prefix, state, port)
     with locked(prefix):
         service.write()
-        _restart(service, prefix, state, bundle, port)
+        _restart(service, prefix, state, bundle, port if is_reached else None)
     return {}
 
 
@@ -137,7 +154,7 @@ class _Twistd:
         self._command = [
             *(command_of(prefix, "twistd"), "--umask", "0077"),
             *("--pidfile", self._pid_file, "--logfile", self._log),
-            *("pkagent", "--state", state, "--listen", str(port)),
+            *("pkagent", "--state", state, "--listen", str(port), "--listen-on-demand"),
         ]
         self._said = ""
 
@@ -150,9 +167,9 @@ class _Twistd:
         """There is no file to write."""
         return False
 
-    def is_serving(self, running: list[Agent], bundle: str, port: int) -> bool:
-        """Tell whether just one agent runs, is that version, and has that port."""
-        return _is_serving(running, bundle, port)
+    def is_running(self, running: list[Agent]) -> bool:
+        """Tell whether just one agent runs."""
+        return len(running) == 1
 
     def start(self) -> bool:
         """Start the daemon; it lives on when this connection ends."""
@@ -197,8 +214,8 @@ class _Systemd:
         """Write the unit; say whether it is another one than before."""
         return write(self._path, self._text, 0o644)
 
-    def is_serving(self, running: list[Agent], bundle: str, port: int) -> bool:
-        """Tell whether just the unit's process runs, is that version, and has that port."""
+    def is_running(self, running: list[Agent]) -> bool:
+        """Tell whether just the unit's process runs, and will at each boot."""
         properties = "--property=MainPID,NeedDaemonReload"
         shown = run(["systemctl", "show", properties, self._name]).stdout.split()
         # A deployment that was interrupted may have written the unit and no more.
@@ -207,7 +224,7 @@ class _Systemd:
             "NeedDaemonReload=no",
         }.issubset(shown)
         is_enabled = run(["systemctl", "is-enabled", "--quiet", self._name]).returncode == 0
-        return is_unit and is_enabled and _is_serving(running, bundle, port)
+        return is_unit and is_enabled
 
     def start(self) -> bool:
         """Start the unit now and at each boot; returns when the agent says that it is ready."""
@@ -238,16 +255,28 @@ class _Systemd:
             run(["systemctl", "reset-failed", self._name])
 
 
-def _is_serving(running: list[Agent], bundle: str, port: int) -> bool:
-    return (
-        len(running) == 1
-        and running[0].bundle == bundle
-        and running[0].listen == str(port)
-        and not listening(port).isdisjoint(sockets(running[0].pid))
-    )
+def _check_is_free(port: int, running: list[Agent]) -> None:
+    others = listening(port).difference(*(sockets(agent.pid) for agent in running))
+    if others:
+        raise StepFailed(
+            f"port {port} is taken by {owner_of(others)}: stop it, or give the host's "
+            "agent another port."
+        )
 
 
-def _restart(service: _Systemd | _Twistd, prefix: str, state: str, bundle: str, port: int) -> None:
+def _is_right(running: list[Agent], bundle: str, port: int) -> bool:
+    expected = (bundle, str(port), True)
+    return all((each.bundle, each.listen, each.is_on_demand) == expected for each in running)
+
+
+def _is_served(port: int, running: list[Agent]) -> bool:
+    return any(not listening(port).isdisjoint(sockets(agent.pid)) for agent in running)
+
+
+def _restart(
+    service: _Systemd | _Twistd, prefix: str, state: str, bundle: str, served: int | None
+) -> None:
+    """Start a version, and wait until it serves the port that it has to serve, if any."""
     _stop(service, prefix, state)
     if not service.start():
         raise StepFailed(f"the agent did not start: {last_words(service.words())}")
@@ -255,7 +284,7 @@ def _restart(service: _Systemd | _Twistd, prefix: str, state: str, bundle: str, 
         running = [agent for agent in agents(prefix, state) if agent.bundle == bundle]
         if not running:
             raise StepFailed(f"the agent ended again: {last_words(service.words())}")
-        if any(not listening(port).isdisjoint(sockets(agent.pid)) for agent in running):
+        if served is None or _is_served(served, running):
             return
         time.sleep(_POLL_S)
 

@@ -16,12 +16,14 @@ class Agent:
         pid: its process ID.
         bundle: the hash of the version.
         listen: what it was told to listen on.
+        is_on_demand: it was told to listen there only while that is needed.
     """
 
-    def __init__(self, pid: int, bundle: str, listen: str | None) -> None:
+    def __init__(self, pid: int, bundle: str, listen: str | None, is_on_demand: bool) -> None:
         self.pid = pid
         self.bundle = bundle
         self.listen = listen
+        self.is_on_demand = is_on_demand
 
     def port(self, otherwise: int) -> int:
         """Give the port that it was told to listen on, where it was told one."""
@@ -42,7 +44,8 @@ def agents(prefix: str, state: str) -> list[Agent]:
             if words[3:4] and words[3].startswith(folder) and words[4:5] == ["twistd"]:
                 bundle = words[3][len(folder) :].split("/")[0]
                 if _after("--state", words) == state and _is_in_this_namespace(pid):
-                    found.append(Agent(pid, bundle, _after("--listen", words)))
+                    is_on_demand = "--listen-on-demand" in words
+                    found.append(Agent(pid, bundle, _after("--listen", words), is_on_demand))
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has just ended
     return found
