@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import re
 import warnings
+from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 from cryptography import x509
@@ -95,6 +97,48 @@ class BothEndsAgree(SynchronousTestCase):
         self.assertTrue(facts["tls_group"])
         self.assertEqual(facts["cipher"], "TLS_AES_128_GCM_SHA256")
         self.assertEqual(len(bytes.fromhex(facts["channel_binding"])), 32)
+
+    def paths(self, below_initiator: bytes, below_acceptor: bytes, both: Ends) -> set[str]:
+        """Give what the two ends find out about the TLS connection below them."""
+        initiator = both.engine.initiator("agent", below_initiator)
+        acceptor = both.agent.acceptor(below_acceptor)
+        run(initiator, acceptor)
+        return {each.outcome.facts["tls_path"] for each in (initiator, acceptor)}
+
+    def test_both_ends_learn_whether_a_proxy_ends_the_tls_below(self) -> None:
+        one, other = b"1" * 32, b"2" * 32
+        self.assertEqual(self.paths(one, one, ends()), {"direct"})
+        self.assertEqual(self.paths(b"", b"", ends()), {"direct"})
+        for below in ((one, other), (one, b""), (b"", other)):
+            self.assertEqual(self.paths(*below, ends()), {"proxied"})
+
+    def test_an_end_that_does_not_compare_leaves_the_path_unknown(self) -> None:
+        self.patch(SSL.Connection, "set_alpn_protos", lambda *_: None)
+        self.assertEqual(self.paths(b"1" * 32, b"1" * 32, ends()), {"unknown"})
+
+    def test_where_a_direct_path_is_required_no_other_is_accepted(self) -> None:
+        one, other = b"1" * 32, b"2" * 32
+        strict = ends(require_direct=True)
+        self.assertEqual(self.paths(one, one, strict), {"direct"})
+        for below in ((one, other), (one, b"")):
+            with self.assertRaisesRegex(AuthenticationError, "is proxied, and a direct one"):
+                self.paths(*below, strict)
+        engine_alone = replace(strict, agent=ends().agent)
+        with self.assertRaisesRegex(AuthenticationError, "is proxied, and a direct one"):
+            self.paths(one, other, engine_alone)
+
+    def test_a_proxy_that_changes_what_is_said_of_the_path_breaks_the_handshake(self) -> None:
+        both = ends()
+        initiator = both.engine.initiator("agent", b"1" * 32)
+        acceptor = both.agent.acceptor(b"2" * 32)  # as if behind a proxy
+        hello = initiator.start()
+        acceptor.start()
+        name = sha256(b"1" * 32).hexdigest()[:32].encode()
+        forged = sha256(b"2" * 32).hexdigest()[:32].encode()
+        self.assertIn(name, hello)
+        answer = acceptor.receive(hello.replace(name, forged))
+        with self.assertRaises(AuthenticationError):
+            initiator.receive(answer)
 
     def test_each_connection_has_a_channel_binding_of_its_own(self) -> None:
         bindings = set()

@@ -50,6 +50,7 @@ from typing import Protocol
 
 from zope.interface import implementer
 
+from pkengine.auth.channel_binding import DIRECT, PROXIED, UNKNOWN, require_direct_path
 from pkengine.auth.fields import MessageReader, decode_fields, encode_fields, frame
 from pkengine.auth.key_schedule import PROTOCOL, KeySchedule, transcript_hash
 from pkengine.auth.mac_records import MacRecords
@@ -266,11 +267,8 @@ class _Handshake(abc.ABC):
     def _conclude(self, party: Party, peer: TrustedPeer, hello: Hello) -> Authenticated:
         """Make the keys and the outcome, behind the last message of the transcript."""
         path = _path(self._channel_binding, hello.channel_binding)
-        if self._policy.require_direct and path != "direct":
-            raise AuthenticationError(
-                f"The TLS path to {peer.name} is {path}, and a direct one is required: "
-                "TLS ends at a proxy between the two."
-            )
+        if self._policy.require_direct:
+            require_direct_path(path, peer.name)
         schedule = KeySchedule(self._policy.mechanism, party.secret())
         th = self._transcript_hash()
         send = schedule.derive(_records_of(self._role), th)
@@ -413,5 +411,5 @@ def _records_of(role: Role) -> bytes:
 
 def _path(ours: bytes, theirs: bytes) -> str:
     if not ours or not theirs:
-        return "unknown"
-    return "direct" if hmac.compare_digest(ours, theirs) else "proxied"
+        return UNKNOWN
+    return DIRECT if hmac.compare_digest(ours, theirs) else PROXIED

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from zope.interface import implementer
 
+from pkengine.auth.channel_binding import require_direct_path
 from pkengine.auth.fields import MessageReader
 from pkengine.auth.folder import TrustFolder, is_yes
 from pkengine.auth.judgement import judge_pin
@@ -33,6 +34,8 @@ class PinAuthenticator:
         clock: gives the time of day, for the *ready* message.
         post_quantum: use a post-quantum key exchange where the peer has it too, which takes
             some 6 KiB more memory a connection.
+        require_direct: refuse a path on which a proxy ends another TLS connection around
+            this one.
     """
 
     mechanism = MECHANISM
@@ -44,27 +47,37 @@ class PinAuthenticator:
         *,
         clock: Clock = utc_now,
         post_quantum: bool = True,
+        require_direct: bool = False,
     ) -> None:
+        self.require_direct = require_direct
         self.trust = trust
         self.pin = key_pair.pin
         self.clock = clock
         self.context = pinned_context(key_pair, post_quantum=post_quantum)
 
     @classmethod
-    def from_folder(cls, folder: TrustFolder, postQuantum: str = "yes") -> PinAuthenticator:
-        """Take the key pair and the trust of a folder; `postQuantum` is "yes" or "no"."""
-        return cls(folder.key_pair, folder.trust, post_quantum=is_yes(postQuantum))
+    def from_folder(
+        cls, folder: TrustFolder, postQuantum: str = "yes", requireDirect: str = "no"
+    ) -> PinAuthenticator:
+        """Take the key pair and the trust of a folder; the rest is "yes" or "no"."""
+        return cls(
+            folder.key_pair,
+            folder.trust,
+            post_quantum=is_yes(postQuantum),
+            require_direct=is_yes(requireDirect),
+        )
 
     def initiator(self, expected: str | None = None, channel_binding: bytes = b"") -> PinExchange:
         """Begin as the TLS client; `expected` is the name that the peer must have.
 
-        This TLS is end to end, so what TLS is below it does not matter.
+        This TLS is end to end.  The channel binding of a TLS connection below it tells
+        whether that one is, too.
         """
-        return PinExchange(self, Role.INITIATOR, expected)
+        return PinExchange(self, Role.INITIATOR, expected, channel_binding)
 
     def acceptor(self, channel_binding: bytes = b"") -> PinExchange:
         """Begin as the TLS server."""
-        return PinExchange(self, Role.ACCEPTOR, None)
+        return PinExchange(self, Role.ACCEPTOR, None, channel_binding)
 
     def judge(self, pin: Pin, expected: str | None) -> TrustedPeer:
         """Decide whether a key is accepted now; see `judge_pin`."""
@@ -75,9 +88,25 @@ class PinAuthenticator:
 class PinExchange:
     """One handshake, and the *ready* message behind it."""
 
-    __slots__ = ("_authenticator", "_expected", "_failed", "_ready", "_role", "_tls", "outcome")
+    __slots__ = (
+        "_authenticator",
+        "_channel_binding",
+        "_expected",
+        "_failed",
+        "_ready",
+        "_role",
+        "_tls",
+        "outcome",
+    )
 
-    def __init__(self, authenticator: PinAuthenticator, role: Role, expected: str | None) -> None:
+    def __init__(
+        self,
+        authenticator: PinAuthenticator,
+        role: Role,
+        expected: str | None,
+        channel_binding: bytes,
+    ) -> None:
+        self._channel_binding = channel_binding
         self.outcome: Authenticated | None = None
         self._authenticator = authenticator
         self._role = role
@@ -91,7 +120,9 @@ class PinExchange:
         """Begin; the initiator speaks first."""
         if self._tls is not None:
             raise AuthenticationError("An exchange is used once.")
-        self._tls = TlsSession(self._authenticator.context, self._role, self._judge)
+        self._tls = TlsSession(
+            self._authenticator.context, self._role, self._judge, self._channel_binding
+        )
         if self._role is Role.ACCEPTOR:
             return b""
         self._tls.shake_hands()
@@ -120,6 +151,7 @@ class PinExchange:
     def _accept(self, tls: TlsSession) -> bytes:
         pin = _judged(tls)
         peer = self._authenticator.judge(pin, self._expected)
+        self._check_path(tls, peer)
         ready = Ready(
             MECHANISM, str(self._authenticator.pin), str(pin), self._authenticator.clock()
         )
@@ -142,9 +174,14 @@ class PinExchange:
         ready = Ready.decode(message)
         ready.check(mechanism=MECHANISM, acceptor=str(pin), initiator=str(self._authenticator.pin))
         peer = self._authenticator.judge(pin, self._expected)  # it may have changed since
+        self._check_path(tls, peer)
         tls.unread(reader.rest())
         self.outcome = Authenticated(peer, MECHANISM, None, tls.facts())
         return b""
+
+    def _check_path(self, tls: TlsSession, peer: TrustedPeer) -> None:
+        if self._authenticator.require_direct:
+            require_direct_path(tls.path(), peer.name)
 
     def _judge(self, pin: Pin) -> None:
         self._authenticator.judge(pin, self._expected)

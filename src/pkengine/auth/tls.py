@@ -10,20 +10,34 @@ context and finds the session of its connection through OpenSSL's application da
 judges nothing but the key of the peer's own certificate (depth 0): no issuer, no validity,
 no name, and never what OpenSSL thinks of the chain.  There are no session tickets and no
 session cache, because a resumed session would skip the callback.
+
+Where the octets come out of another TLS connection, as behind a proxy, the two ends find out
+whether that is one and the same: the client offers a digest of its channel binding (RFC 9266)
+as the name of an application protocol (RFC 7301), beside one more name, and the server
+selects the first where its own digest is equal, else the other.  Both names are part of the
+handshake, so that nobody in between can change them.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from sys import intern
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
 from zope.interface import implementer
 
-from pkengine.auth.channel_binding import BINDING_LABEL, BINDING_LENGTH
+from pkengine.auth.channel_binding import (
+    BINDING_LABEL,
+    BINDING_LENGTH,
+    DIRECT,
+    PROXIED,
+    UNKNOWN,
+)
 from pkengine.auth.peer import Role
 from pkengine.errors import AuthenticationError
 from pkengine.interfaces import IProtection
@@ -39,6 +53,10 @@ _PIECE = 8192
 _HANDSHAKE_PIECE = 512
 
 _CIPHERS = b"TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384"
+
+#: Names of "application protocols" (RFC 7301) by which the ends compare what is below.
+_PATH_NAME = b"pkengine-path/"
+_OTHER_PATH = b"pkengine-path/other"
 
 Judge = Callable[[Pin], None]
 
@@ -65,6 +83,7 @@ def pinned_context(key_pair: KeyPair, *, post_quantum: bool = True) -> SSL.Conte
     context.use_privatekey(key_pair.private_key)
     context.use_certificate(key_pair.certificate)
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verify)
+    context.set_alpn_select_callback(_select)
     return context
 
 
@@ -72,6 +91,12 @@ def _verify(connection: SSL.Connection, certificate: X509, _: int, depth: int, _
     """Decide on one certificate of the peer's chain, whatever OpenSSL found."""
     session = connection.get_app_data()
     return session is not None and session.accepts(certificate, depth)
+
+
+def _select(connection: SSL.Connection, offered: list[bytes]) -> Any:
+    """Say as the server whether the client sees the same TLS connection below."""
+    session = connection.get_app_data()
+    return SSL.NO_OVERLAPPING_PROTOCOLS if session is None else session.compares(offered)
 
 
 @implementer(IProtection)
@@ -82,19 +107,21 @@ class TlsSession:
         context: from `pinned_context`.
         role: the initiator is the TLS client.
         judge: takes the pin of the peer and raises AuthenticationError to refuse it.
+        below: the channel binding of the TLS connection below, or empty where there is none.
     """
 
     __slots__ = (
         "_connection",
         "_judge",
         "_judged",
+        "_path_name",
         "_refusal",
         "_unread",
         "is_closed",
         "peer_pin",
     )
 
-    def __init__(self, context: SSL.Context, role: Role, judge: Judge) -> None:
+    def __init__(self, context: SSL.Context, role: Role, judge: Judge, below: bytes = b"") -> None:
         #: The key that was judged, and found good.
         self.peer_pin: Pin | None = None
         self.is_closed = False
@@ -105,7 +132,10 @@ class TlsSession:
         self._unread = b""
         self._connection = SSL.Connection(context, None)
         self._connection.set_app_data(self)
+        #: What both ends call the path that they have in common, during the handshake.
+        self._path_name = _PATH_NAME + sha256(below).hexdigest()[:32].encode("ascii")
         if role is Role.INITIATOR:
+            self._connection.set_alpn_protos([self._path_name, _OTHER_PATH])
             self._connection.set_connect_state()
         else:
             self._connection.set_accept_state()
@@ -129,6 +159,22 @@ class TlsSession:
                 self._refusal = error
                 return False
         return True
+
+    def compares(self, offered: list[bytes]) -> Any:
+        """Select what to say of the path below to a client that offers these names."""
+        if _OTHER_PATH not in offered:  # it does not know of this
+            return SSL.NO_OVERLAPPING_PROTOCOLS
+        return self._path_name if self._path_name in offered else _OTHER_PATH
+
+    def path(self) -> str:
+        """Tell whether both ends see the same TLS connection below, after the handshake.
+
+        Where both see none, there is nothing below that could end at a proxy.
+        """
+        selected = self._connection.get_alpn_proto_negotiated()
+        if selected == self._path_name:
+            return DIRECT
+        return PROXIED if selected == _OTHER_PATH else UNKNOWN
 
     def shake_hands(self, data: bytes = b"") -> bool:
         """Take octets of the handshake; tell whether it has ended.
@@ -178,6 +224,7 @@ class TlsSession:
             "tls_group": intern(connection.get_group_name() or "unknown"),
             "cipher": intern(connection.get_cipher_name() or "unknown"),
             "channel_binding": binding.hex(),
+            "tls_path": self.path(),
         }
 
     # The protected stream.
