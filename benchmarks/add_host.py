@@ -48,7 +48,6 @@ from pkengine.engine.deployment.deployment import (
 from pkengine.engine.deployment.layout import OWN_FOLDER, SYSTEM_LAYOUT
 from pkengine.engine.deployment.steps import Progress
 from pkengine.engine.deployment.target import DeploymentHost
-from pkengine.engine.model import DEFAULT_AGENT_PORT
 from pkengine.keys import Pin, SshPublicKey
 from pkengine.ssh import (
     HostKeyPolicy,
@@ -179,7 +178,7 @@ async def pkengine(reactor: Any, server: Server, bundle: AgentBundle, *, whole: 
         bundle=bundle,
         engine_keys=(ENGINE,),
         authorized_key=server.identity.authorized_keys_line,
-        agent_port=DEFAULT_AGENT_PORT,
+        agent_port=54321,
     )
     await _bring(connection, plan, whole=whole)
     await connection.close()

@@ -33,7 +33,9 @@ _ENGINE_ONLY = re.compile(
 _UNUSED = re.compile(
     r"""
       (^|/)(__pycache__|tests?|SelfTest)/
-    | ^twisted/(conch|mail|names|newsfragments|trial|words)/
+    | ^twisted/(conch|mail|names|newsfragments|pair|positioning|runner|trial|words)/
+    | ^Crypto/(Cipher|Protocol|Signature)/  # of this one the agent uses a curve
+    | ^Crypto/PublicKey/_ml(dsa|kem)\.
     | ^twisted/plugins/(?!__init__|twisted_core|twisted_reactors)
     | \.(py[cdi]|pxd|pyx|[ch])$
     | \.dist-info/(RECORD|INSTALLER|REQUESTED|direct_url\.json)$
