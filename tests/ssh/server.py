@@ -9,6 +9,8 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from hashlib import sha512
+from math import prod
 from typing import ClassVar
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -25,6 +27,7 @@ from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 
 from pkengine.keys import SshPublicKey
+from pkengine.ssh.wire import mpint
 
 PASSWORD = "correct horse & 'battery'"
 USER = "admin"
@@ -43,6 +46,46 @@ def host_key(key_type: str, number: int = 0) -> Key:
     if key_type == "ssh-rsa":
         return Key(rsa.generate_private_key(65537, 2048))
     return Key(ec.generate_private_key(ec.SECP256R1()))
+
+
+class LongRsaKey:
+    """An RSA key of any length, which `cryptography` would take minutes to make.
+
+    Its modulus has as many prime factors as it has kibibits.  It signs as conch's keys do.
+    """
+
+    def __init__(self, kibibits: int) -> None:
+        made = [
+            rsa.generate_private_key(65537, 2048).private_numbers()
+            for _ in range(kibibits // 2 + 1)
+        ]
+        self._primes = [prime for key in made for prime in (key.p, key.q)][:kibibits]
+        self._modulus = prod(self._primes)
+
+    def sshType(self) -> bytes:
+        return b"ssh-rsa"
+
+    def supportedSignatureAlgorithms(self) -> list[bytes]:
+        return [b"rsa-sha2-512"]
+
+    def public(self) -> LongRsaKey:
+        return self
+
+    def blob(self) -> bytes:
+        return NS(b"ssh-rsa") + mpint(65537) + mpint(self._modulus)
+
+    def sign(self, data: bytes, signatureType: bytes) -> bytes:
+        length = (self._modulus.bit_length() + 7) // 8
+        info = bytes.fromhex("3051300d060960864801650304020305000440") + sha512(data).digest()
+        padded = b"\0\1" + b"\xff" * (length - len(info) - 3) + b"\0" + info
+        message, signature = int.from_bytes(padded, "big"), 0
+        for prime in self._primes:
+            rest = self._modulus // prime
+            part = pow(message % prime, pow(65537, -1, prime - 1), prime)
+            signature += part * rest * pow(rest, -1, prime)
+        value = (signature % self._modulus).to_bytes(length, "big")
+        assert signatureType == b"rsa-sha2-512"
+        return NS(signatureType) + NS(value)
 
 
 def public(key: Key) -> SshPublicKey:

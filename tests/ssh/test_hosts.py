@@ -49,6 +49,28 @@ class HostTests(TestCase):
         log = await host.run("cat /var/log/btmp | wc -c")
         self.assertEqual(log, "384\n")  # one record
 
+    async def test_a_host_that_asks_by_pam_alone_gets_the_password_as_an_answer(self):
+        farm = await open_farm(self, reactor)
+        host = await farm.host("one")
+        await host.restart_sshd("PasswordAuthentication no", "KbdInteractiveAuthentication yes")
+        connection = await self.connect(host)
+        self.assertEqual(connection.authenticated_by, "keyboard-interactive")
+        await connection.run("true")
+        attempt = self.connect(host, password=Secret("wrong"))
+        error = await self.assertFailure(ensureDeferred(attempt), SshAuthenticationFailed)
+        self.assertIn("Tried, once each: keyboard-interactive.", str(error))
+
+    async def test_where_root_may_not_log_in_a_user_with_sudo_does(self):
+        farm = await open_farm(self, reactor)
+        host = await farm.host("one")
+        await host.restart_sshd("PermitRootLogin no")
+        error = await self.assertFailure(
+            ensureDeferred(self.connect(host)), SshAuthenticationFailed
+        )
+        self.assertIn("PermitRootLogin", str(error))
+        connection = await self.connect(host, "admin")
+        self.assertEqual((await connection.run("id -u", as_root=True)).stdout, b"0\n")
+
     async def test_a_user_with_sudo_becomes_root_and_input_and_files_reach_the_command(self):
         farm = await open_farm(self, reactor)
         connection = await self.connect(await farm.host("one"), "admin")

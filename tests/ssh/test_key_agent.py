@@ -6,16 +6,19 @@ import os
 import shutil
 import subprocess
 import tempfile
+from hashlib import sha256
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred, succeed
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import Factory, ProcessProtocol, Protocol
 
 from pkengine.errors import KeyAgentError, SshAuthenticationFailed
 from pkengine.keys import Secret, SshPublicKey
 from pkengine.ssh import connect_key_agent
+from pkengine.ssh.wire import string
 from tests.ssh.clock import ClockedReactor
 from tests.ssh.test_openssh import OpenSshTestCase
 
@@ -37,6 +40,23 @@ class _Agent(ProcessProtocol):
         except ProcessExitedAlready:
             return
         await self.ended
+
+
+class SecurityKey:
+    """What a FIDO token does behind an agent (OpenSSH's PROTOCOL.u2f), in software."""
+
+    def __init__(self) -> None:
+        self._key = Ed25519PrivateKey.generate()
+        public = self._key.public_key().public_bytes_raw()
+        key_type = "sk-ssh-ed25519@openssh.com"
+        blob = string(key_type.encode()) + string(public) + string(b"ssh:")
+        self.keys = (SshPublicKey(key_type, blob),)
+
+    def sign(self, key: SshPublicKey, signed: bytes, algorithm: str) -> Deferred[bytes]:
+        assert algorithm == key.key_type
+        touched = b"\1" + (7).to_bytes(4, "big")
+        digests = sha256(b"ssh:").digest() + touched + sha256(signed).digest()
+        return succeed(string(algorithm.encode()) + string(self._key.sign(digests)) + touched)
 
 
 class KeyAgentTests(OpenSshTestCase):
@@ -77,7 +97,7 @@ class KeyAgentTests(OpenSshTestCase):
     async def log_in(self, authorized: SshPublicKey, agent, *options: str, **credentials):
         server = self.serve(*options, name=f"sshd-{len(list(self.directory.iterdir()))}")
         server.authorized_keys.write_text(f"{authorized}\n")
-        credentials.setdefault("key", None)
+        credentials.setdefault("keys", ())
         return server, self.connect(server, agent=agent, **credentials)
 
     async def test_keys_of_every_type_log_in(self):
@@ -97,7 +117,7 @@ class KeyAgentTests(OpenSshTestCase):
     async def test_the_engines_key_comes_before_those_of_the_agent(self):
         await self.start_agent(("-t", "ed25519"))
         server, attempt = await self.log_in(
-            self.identity.public, await self.agent(), key=self.identity.private_key
+            self.identity.public, await self.agent(), keys=(self.identity.private_key,)
         )
         await attempt
         self.assertEqual(server.log.count(b"Failed publickey"), 0)
@@ -114,6 +134,11 @@ class KeyAgentTests(OpenSshTestCase):
         self.assertEqual(agent.keys, (keys[-1],))
         _, attempt = await self.log_in(keys[-1], agent)
         await attempt
+
+    async def test_a_security_key_logs_in(self):
+        key = SecurityKey()
+        _, attempt = await self.log_in(key.keys[0], key)
+        self.assertEqual((await attempt).authenticated_by, "publickey")
 
     async def test_an_agent_that_does_not_sign_is_told_of(self):
         (key,) = await self.start_agent(("-t", "ed25519"))

@@ -16,7 +16,7 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from pkengine.errors import HostUnreachable, SshConnectionLost, SshError
-from pkengine.keys import Secret
+from pkengine.keys import Secret, SshPublicKey
 from pkengine.ssh import HostKeyPolicy, SshCredentials, SshTarget, connect_ssh, fetch_host_keys
 from pkengine.ssh.ciphers import Plain
 from pkengine.ssh.host_keys import HostKeyVerifier
@@ -26,7 +26,9 @@ from pkengine.ssh.version import MAX_GREETING
 from pkengine.ssh.wire import MalformedMessage, name_list, string
 from tests.ssh.clock import ClockedReactor
 from tests.ssh.server import (
+    CHANNEL_DATA,
     CHANNEL_OPEN,
+    CHANNEL_REQUEST,
     ECDH_INIT,
     KEXINIT,
     NEWKEYS,
@@ -35,6 +37,8 @@ from tests.ssh.server import (
     USER,
     USERAUTH_REQUEST,
     Login,
+    LongRsaKey,
+    RecordingTransport,
 )
 from tests.ssh.test_client import ClientTestCase
 
@@ -84,6 +88,22 @@ class StallTests(ClientTestCase):
         self.assertIn("accepted the connection, but did not send its SSH version string", text)
         await silent.lost
 
+    async def test_a_server_that_says_its_version_and_no_more_is_left_at_the_deadline(self):
+        accepted = Deferred()
+        factory = Factory.forProtocol(_Silent)
+        factory.accepted = accepted
+        factory.noisy = False
+        port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        attempt, clock = self.attempt(port.getHost().port)
+        silent = await accepted
+        silent.transport.write(b"SSH-2.0-OpenSSH_9.2\r\n" + bytes((0, 0, 1)))  # and half a length
+        silent.transport.loseWriteConnection()
+        text = str(await self.assertFailure(attempt, HostUnreachable))
+        self.assertIn("closed the connection while its key exchange was awaited", text)
+        self.assertEqual(clock.getDelayedCalls(), [])
+        await silent.lost
+
     async def test_fetching_keys_has_a_deadline_too(self):
         server = self.serve()
         stalled = server.stall_at(ECDH_INIT)
@@ -119,6 +139,53 @@ class EndingTests(ClientTestCase):
             text = await self.refused(error, self.connect(server))
             self.assertIn("the host closed the connection", text)
             self.assertEqual(server.passwords, [])
+
+    async def test_a_server_that_hangs_up_at_any_message_is_a_sentence(self):
+        for message in (
+            *(KEXINIT, ECDH_INIT, NEWKEYS, SERVICE_REQUEST, USERAUTH_REQUEST),
+            *(CHANNEL_OPEN, CHANNEL_REQUEST, CHANNEL_DATA),
+        ):
+            server = self.serve()
+            server.close_at(message)
+            attempt = ensureDeferred(self._log_in_and_run(server))
+            error = await self.assertFailure(attempt, HostUnreachable, SshConnectionLost)
+            self.assertRegex(str(error), r"127\.0\.0\.1 port \d+.* closed the connection")
+
+    async def _log_in_and_run(self, server):
+        connection = await self.connect(server)
+        await connection.run("cat", stdin=b"x")
+
+    async def test_algorithms_that_do_not_meet_are_listed_for_both_sides_whatever_the_kind(self):
+        for attribute, theirs, what, ours in (
+            (
+                "supportedKeyExchanges",
+                [b"diffie-hellman-group14-sha1"],
+                "key exchange method",
+                "mlkem768x25519-sha256, ",
+            ),
+            ("supportedCiphers", [b"3des-cbc", b"arcfour"], "cipher", "aes128-gcm@openssh.com, "),
+            ("supportedMACs", [b"hmac-md5"], "MAC", "hmac-sha2-256-etm@openssh.com, "),
+            ("supportedCompressions", [b"zlib"], "compression", "none"),
+        ):
+            patch = self.patch(RecordingTransport, attribute, theirs)
+            text = await self.refused(HostUnreachable, self.connect(self.serve()))
+            patch.restore()
+            self.assertIn(f"and this side share no {what}: ", text)
+            self.assertIn(f"the host offers {theirs[0].decode()}", text)
+            self.assertIn(f"this side offers {ours}", text)
+
+    async def test_an_rsa_key_of_16_kbit_is_verified_and_a_longer_one_is_not(self):
+        server = self.serve()
+        long, too_long = LongRsaKey(16), LongRsaKey(17)
+        server.use_keys(long)
+        self.assertEqual(
+            await fetch_host_keys(reactor, "127.0.0.1", server.port),
+            [SshPublicKey.from_blob(long.blob())],
+        )
+        server.use_keys(too_long)
+        text = await self.refused(HostUnreachable, self.connect(server))
+        self.assertRegex(text, r"an RSA key of 17\d{3} bits")
+        self.assertEqual(server.passwords, [])
 
     async def test_a_banner_of_a_megabyte_is_survived(self):
         login = Login(banner=b"long words " * 3000, banners=32)
