@@ -38,7 +38,7 @@ class JumpTests(WaysTestCase):
 
     async def let_in(self, host: TestHost, user: str = "admin") -> JumpHost:
         """Let the engine's SSH key into a host that is to be gone through."""
-        line = self.engine.ssh_identity.authorized_keys_line
+        line = self.engine.ssh_keys.newest.authorized_keys_line
         options = "restrict,port-forwarding"
         await host.run(
             f"install -d -m 700 -o {user} ~{user}/.ssh; cat > ~{user}/.ssh/authorized_keys; "
