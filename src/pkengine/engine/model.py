@@ -152,6 +152,21 @@ class HostKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NextWay:
+    """Another way in which a host and the engine come together, about to be the only one.
+
+    Attributes:
+        connection: which end dials.
+        mechanism: how both prove who they are.
+        key: the one of the host's keys by which it comes then.
+    """
+
+    connection: HostConnection
+    mechanism: str
+    key: PeerKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """One managed host.
 
@@ -162,6 +177,7 @@ class Host:
         mechanism: how its agent and the engine are to prove who they are.
         keys: those of its agent that are trusted, in the order in which they came; empty
             until a deployment was whole.  While a way is changed, there are some of both.
+        next_way: a change that is under way, or None.
         capabilities, hardware: what the agent said last, or None before the first time.
         agent_version: the version that the agent gave last, or empty.
         reinstallation_required: a change waits for the next install.
@@ -182,6 +198,7 @@ class Host:
     connection: HostConnection = HostConnection.ENGINE_DIALS
     mechanism: str = "pin"
     keys: tuple[HostKey, ...] = ()
+    next_way: NextWay | None = None
     capabilities: Capabilities | None = None
     hardware: HardwareInfo | None = None
     agent_version: str = ""

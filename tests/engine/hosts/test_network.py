@@ -127,11 +127,12 @@ class HostsTestCase(TestCase):
             reactor,
             patience=Patience(first_pause_s=0.05, longest_pause_s=0.1, grace_s=0.2),
         )
+        self.jobs = Jobs(self.store, reactor)
         self.hosts = Hosts(
             registry=self.registry,
             clusters=Clusters(self.store),
             events=self.events,
-            jobs=Jobs(self.store, reactor),
+            jobs=self.jobs,
             access=self.access,
             ways=ways,
             known_keys=known_keys,

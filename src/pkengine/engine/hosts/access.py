@@ -10,12 +10,13 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 
 from pkengine.engine.hosts.agent_report import AgentChannel
 from pkengine.engine.hosts.trust import AgentKey
-from pkengine.engine.model import Host
+from pkengine.engine.model import Host, HostConnection
 from pkengine.keys import Secret, SshFingerprint, SshPublicKey
 from pkengine.ssh import HostKeyJudgement, HostKeyPolicy, HostKeyUpdate, SshTarget
 
 if TYPE_CHECKING:
     from pkengine.engine.deployment.deployment import DeployedAgent, StepReport
+    from pkengine.engine.hosts.way_trial import WayTrial
 
 Report = Callable[["StepReport"], None]
 #: Examines a new agent, which has proved that key; when it returns, the key is trusted.
@@ -156,3 +157,13 @@ class HostAccess(Protocol):
         Raises:
             PkengineError: it cannot be reached, or has not dialled in, before a deadline.
         """
+
+    async def connect_by_either(self, host: Host) -> tuple[HostConnection, AgentChannel]:
+        """Connect to the agent of a host that changes its way; tell which end has dialled.
+
+        Raises:
+            AuthenticationError, ChannelError: there is no connection yet.
+        """
+
+    def trial(self, wanted: Host, living: AgentChannel) -> WayTrial:
+        """Give what lets a host connect as is wanted, over a channel to its agent."""

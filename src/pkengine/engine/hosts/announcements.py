@@ -156,6 +156,38 @@ class Announcements:
         severity = Severity.ERROR if failed else Severity.NORMAL
         return self._events.draft(code, severity, text, host=host, origin=origin)
 
+    def way_changing(self, host: Host, wanted: Host, origin: Origin) -> Event:
+        """Another way to connect, or a fresh key, is about to be tried."""
+        text = (
+            f"Host {host.name} shall connect by {_way(wanted)}, as was asked for{_by(origin)}; so "
+            f"far it does by {_way(host)}."
+        )
+        return self._normal(EventCode.WAY_CHANGING, text, host, origin)
+
+    def way_changed(self, before: Host, host: Host, origin: Origin) -> Event:
+        """The host connects by another way, or by a fresh key; the one before is gone."""
+        text = (
+            f"Host {host.name} connects by {_way(host)} with the key {_keys(host)}, as was asked "
+            f"for{_by(origin)}. Before, it did by {_way(before)}."
+        )
+        return self._normal(EventCode.WAY_CHANGED, text, host, origin)
+
+    def way_not_changed(self, host: Host, wanted: Host, reason: str, origin: Origin) -> Event:
+        """Another way to connect was tried, and it did not work."""
+        text = f"Host {host.name} does not connect by {_way(wanted)}. {reason}"
+        return self._events.draft(
+            EventCode.WAY_NOT_CHANGED, Severity.ERROR, text, host=host, origin=origin
+        )
+
+    def way_settled(self, before: Host, host: Host, is_next: bool) -> Event:
+        """The host has come, and so it is known which of two ways is the one."""
+        code = EventCode.WAY_CHANGED if is_next else EventCode.WAY_NOT_CHANGED
+        text = (
+            f"Host {host.name} has come by {_way(host)} with the key {_keys(host)}, which ends "
+            f"the change that was under way; before, it came by {_way(before)}."
+        )
+        return self._normal(code, text, host, Origin())
+
     def activating(self, host: Host, origin: Origin) -> Event:
         """The host is to be used again."""
         text = f"Activation of Host {host.name} was initiated{_by(origin)}."
@@ -266,6 +298,14 @@ class Announcements:
 
     def _alert(self, code: EventCode, text: str, host: Host, origin: Origin) -> Event:
         return self._events.draft(code, Severity.ALERT, text, host=host, origin=origin)
+
+
+def _way(host: Host) -> str:
+    return f"'{host.connection.value}' and '{host.mechanism}'"
+
+
+def _keys(host: Host) -> str:
+    return ", ".join(str(key.key) for key in host.keys)
 
 
 def _by(origin: Origin) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
-from pkengine.auth.peer import Authenticated
+from pkengine.auth.peer import Authenticated, PeerKey
 from pkengine.channel import Channel
 from pkengine.channel.connection import CALL_TIMEOUT_S
 from pkengine.errors import ChannelClosed, ChannelSuperseded
@@ -27,6 +27,7 @@ class Arrivals:
     def __init__(self) -> None:
         self._arrivals: dict[uuid.UUID, _Arrival] = {}
         self._awaiting: dict[uuid.UUID, list[Deferred[None]]] = {}
+        self._expected: dict[uuid.UUID, Expected] = {}
 
     def add(self, host_id: uuid.UUID, channel: Channel) -> Channel | None:
         """Keep the channel of an agent until it ends.
@@ -34,6 +35,22 @@ class Arrivals:
         Returns:
             The older channel of the same host, which ends now, or None.
         """
+        expected = self._expected.get(host_id)
+        if expected is not None and expected.takes(channel):
+            return None
+        return self._keep(host_id, channel)
+
+    def expect(self, host_id: uuid.UUID, key: PeerKey, mechanism: str) -> Expected:
+        """Keep the next channel by a key and a mechanism apart from the others of its host."""
+        expected = self._expected[host_id] = Expected(
+            key,
+            mechanism,
+            adopt=lambda channel: self._keep(host_id, channel),
+            over=lambda: self._expected.pop(host_id, None),
+        )
+        return expected
+
+    def _keep(self, host_id: uuid.UUID, channel: Channel) -> Channel | None:
         arrival, former = _Arrival(channel), self._arrivals.get(host_id)
         self._arrivals[host_id] = arrival
 
@@ -73,6 +90,61 @@ class Arrivals:
             awaiting.remove(arrived)
         if not awaiting:
             self._awaiting.pop(host_id, None)
+
+
+class Expected:
+    """An arrival that is awaited, for a trial; until it is adopted nobody else uses it.
+
+    Args:
+        key, mechanism: by what the agent comes.
+        adopt: makes the channel the one of its host.
+        over: is called when nothing is expected any more.
+    """
+
+    def __init__(
+        self,
+        key: PeerKey,
+        mechanism: str,
+        *,
+        adopt: Callable[[Channel], object],
+        over: Callable[[], object],
+    ) -> None:
+        self._key = key
+        self._mechanism = mechanism
+        self._adopt = adopt
+        self._over = over
+        self._channel: Channel | None = None
+        self._arrived: Deferred[None] = Deferred()
+
+    def takes(self, channel: Channel) -> bool:
+        """Take a channel, if it is the first one that was meant."""
+        met = channel.authenticated
+        if self._channel is not None or (met.peer.key, met.mechanism) != (
+            self._key,
+            self._mechanism,
+        ):
+            return False
+        self._channel = channel
+        self._arrived.callback(None)
+        return True
+
+    async def arrived(self) -> Channel:
+        """Wait for the channel."""
+        await self._arrived
+        assert self._channel is not None, "it has come"
+        return self._channel
+
+    def adopt(self) -> None:
+        """Make the channel the one of its host."""
+        assert self._channel is not None, "it has come"
+        self._over()
+        self._adopt(self._channel)
+
+    def end(self) -> None:
+        """Expect it no longer; where it has come, it is closed."""
+        self._over()
+        if self._channel is not None:
+            self._channel.close()
 
 
 class _Arrival:

@@ -135,8 +135,9 @@ def advance(host: Host, trigger: Trigger, *, detail: str = "") -> Host:
     status = TRANSITIONS[host.status, trigger]
     if status is ABSENT:
         raise ValueError("A host that is removed has no next status.")
-    keys = () if status in _UNTRUSTED else host.keys
-    return replace(host, status=status, status_detail=detail, keys=keys)
+    if status in _UNTRUSTED:
+        host = replace(host, keys=(), next_way=None)
+    return replace(host, status=status, status_detail=detail)
 
 
 def require(host: Host, trigger: Trigger) -> None:

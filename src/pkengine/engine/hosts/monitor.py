@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
@@ -71,6 +72,16 @@ class Monitor:
             ended: Deferred[None] = Deferred()
             ending.addCallback(lambda _: None if ended.called else ended.callback(None))
             await ended
+
+    @contextlib.asynccontextmanager
+    async def replacing(self, host_id: uuid.UUID) -> AsyncIterator[None]:
+        """Miss no connection to a host that ends meanwhile: another one takes its place."""
+        watch = self._watches.get(host_id)
+        if watch is None:
+            yield
+        else:
+            with watch.replacing():
+                yield
 
     def retry(self, host_id: uuid.UUID) -> None:
         """Look at a host now that somebody says it is back."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, FailureGroup, TimeoutError, race
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -36,6 +36,7 @@ from pkengine.engine.hosts.arrivals import Arrivals
 from pkengine.engine.hosts.dial_in import NOWHERE_TO_DIAL, DialIn
 from pkengine.engine.hosts.ssh_ways import SshWays
 from pkengine.engine.hosts.trust import AgentKey, HostTrust, peer_name
+from pkengine.engine.hosts.way_trial import WayTrial
 from pkengine.engine.model import Host, HostConnection, Origin
 from pkengine.errors import ChannelError, Conflict, SshAuthenticationFailed
 from pkengine.keys import KeyPair, Pin
@@ -213,6 +214,32 @@ class NetworkAccess:
         if host.connection is HostConnection.AGENT_DIALS:
             return await self._arrival(host)
         return await self._connect(host, self._trusted)
+
+    async def connect_by_either(self, host: Host) -> tuple[HostConnection, AgentChannel]:
+        """See `HostAccess`; where the engine may dial, the agent may come meanwhile as well."""
+        arriving = Deferred.fromCoroutine(self._arrival(host))
+        connections = {host.connection, host.next_way.connection if host.next_way else None}
+        if HostConnection.ENGINE_DIALS not in connections:
+            return HostConnection.AGENT_DIALS, await arriving
+        dialling = Deferred.fromCoroutine(self._connect(host, self._trusted))
+        try:
+            index, channel = await race([arriving, dialling])
+        except FailureGroup as group:
+            group.failures[1].raiseException()  # of the attempt to dial
+        return (HostConnection.AGENT_DIALS, HostConnection.ENGINE_DIALS)[index], channel
+
+    def trial(self, wanted: Host, living: AgentChannel) -> WayTrial:
+        """See `HostAccess`."""
+        return WayTrial(
+            wanted,
+            living,
+            engine=self._name,
+            engine_pin=self._key_pair.pin,
+            dial_in=self._dial_in,
+            arrivals=self._arrivals,
+            dial=lambda host: self._connect(host, self._trusted),
+            clock=self._reactor,
+        )
 
     @contextlib.asynccontextmanager
     async def expecting(

@@ -27,6 +27,7 @@ from pkengine.engine.hosts.lifecycle import Trigger, advance, permits, require
 from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.proved_keys import learn_keys
 from pkengine.engine.hosts.registry import HostRegistry
+from pkengine.engine.hosts.rekeying import Rekeying
 from pkengine.engine.hosts.ssh_ways import SshWays
 from pkengine.engine.hosts.turns import Turns
 from pkengine.engine.hosts.upgrade import Upgrades
@@ -72,6 +73,7 @@ class Hosts:
 
     Attributes:
         upkeep: what keeps installed agents in good order.
+        rekeying: changes how hosts connect.
         upgrades: what brings them to the engine's version.
         key_changes: SSH host keys that wait for a decision.
         known_keys: SSH keys that are known beside those of the hosts.
@@ -118,6 +120,16 @@ class Hosts:
             log_in=self._log_in_to_known,
             own_pin=own_pin,
         )
+        self.rekeying = Rekeying(
+            registry=registry,
+            access=access,
+            monitor=monitor,
+            jobs=jobs,
+            turns=self._turns,
+            tasks=self._tasks,
+            ways=agent_ways,
+            clock=clock,
+        )
         self.upgrades = Upgrades(
             registry=registry,
             access=access,
@@ -137,6 +149,7 @@ class Hosts:
                 await self._restart(host)
         self._monitor.start()
         await self._registry.load()
+        await self.rekeying.start()
 
     async def stop(self) -> None:
         """End the installations that run, each as failed, and close every connection."""

@@ -7,7 +7,8 @@ measured here.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -94,6 +95,7 @@ class HostWatch:
         self._last_failure = ""
         self._grace: IDelayedCall | None = None
         self._wake: Deferred[None] | None = None
+        self._replaced: Deferred[None] | None = None
         self._tasks = Tasks()
 
     async def run(self) -> None:
@@ -103,7 +105,9 @@ class HostWatch:
                 try:
                     await self._watch_one_connection()
                 except ChannelSuperseded:
-                    continue  # the newer connection is there already, so nothing was lost
+                    # The newer connection is there already, or will be, so nothing was lost.
+                    await self._until_replaced()
+                    continue
                 except NotFound:
                     return
                 except StoreError as error:
@@ -113,6 +117,17 @@ class HostWatch:
         finally:
             self._end_grace()
             await self._tasks.stop()
+
+    @contextlib.contextmanager
+    def replacing(self) -> Iterator[None]:
+        """Miss no connection that ends meanwhile: another one takes its place afterwards."""
+        replaced: Deferred[None] = Deferred()
+        self._replaced = replaced
+        try:
+            yield
+        finally:
+            self._replaced = None
+            replaced.callback(None)
 
     def retry(self) -> None:
         """Look at the host now, and begin with short pauses again."""
@@ -127,6 +142,8 @@ class HostWatch:
         except CallRefused as error:
             await self._report(Trigger.UNFIT, detail=str(error))
         except (PkengineError, ConnectError, ConnectionClosed, OSError) as error:
+            if self._replaced is not None:
+                raise ChannelSuperseded("The connection is being replaced.") from error
             # The channel knows a host by its id, a person by its name.
             await self._lost(str(error).replace(str(self.host.id), self.host.name))
         except Exception as error:
@@ -169,6 +186,12 @@ class HostWatch:
         finally:
             if timer.active():
                 timer.cancel()
+
+    async def _until_replaced(self) -> None:
+        if self._replaced is not None:
+            done: Deferred[None] = Deferred()
+            self._replaced.addCallback(lambda _: None if done.called else done.callback(None))
+            await done
 
     async def _answered(self, report: AgentReport) -> None:
         self._end_grace()

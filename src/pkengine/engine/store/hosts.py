@@ -33,6 +33,7 @@ from pkengine.engine.model import (
     HostStatus,
     JumpHost,
     KeySource,
+    NextWay,
 )
 from pkengine.engine.search import Search
 from pkengine.engine.store.schema import clusters, host_keys, hosts, key_changes
@@ -211,6 +212,9 @@ def _values(host: Host) -> Mapping[str, object]:
         "ssh_jumps": [[jump.address, jump.port, jump.user] for jump in ssh.jumps],
         "connection": host.connection.value,
         "mechanism": host.mechanism,
+        "next_connection": host.next_way.connection.value if host.next_way else None,
+        "next_mechanism": host.next_way.mechanism if host.next_way else None,
+        "next_key": str(host.next_way.key) if host.next_way else None,
         "capabilities": msgspec.to_builtins(host.capabilities),
         "hardware": msgspec.to_builtins(host.hardware),
         "agent_version": host.agent_version,
@@ -264,11 +268,22 @@ def _host(row: Row[Any], keys: Iterable[HostKey]) -> Host:
         connection=HostConnection(row.connection),
         mechanism=row.mechanism,
         keys=tuple(keys),
+        next_way=_next_way(row),
         capabilities=_reported(row.capabilities, Capabilities),
         hardware=_reported(row.hardware, HardwareInfo),
         agent_version=row.agent_version,
         reinstallation_required=row.reinstallation_required,
         update_available=row.update_available,
+    )
+
+
+def _next_way(row: Row[Any]) -> NextWay | None:
+    if row.next_connection is None:
+        return None
+    return NextWay(
+        connection=HostConnection(row.next_connection),
+        mechanism=row.next_mechanism,
+        key=parse_peer_key(row.next_key),
     )
 
 
