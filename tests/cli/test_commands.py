@@ -412,6 +412,20 @@ class CommandTests(CommandTestCase):
             },
         )
 
+    async def test_rekey_waits_and_says_how_the_host_connects(self) -> None:
+        self.engine.answers[f"POST /hosts/{ID}/rekey"] = (200, {"status": "complete"})
+        way = {"connection": "agent-dials", "mechanism": "hmac"}
+        self.engine.answers[f"GET /hosts/{ID}"] = (200, {**host("up"), **way})
+        ended = await self.run_command(
+            "host", "rekey", "web", "--connection", "agent-dials", "--mechanism", "hmac"
+        )
+        self.assertEqual(
+            (ended.status, ended.out),
+            (0, "Host web connects by 'agent-dials' and 'hmac'.\n"),
+            ended.err,
+        )
+        self.assertEqual(self.body(f"POST /hosts/{ID}/rekey"), {**way, "async": False})
+
     async def test_remove_asks_for_no_more_than_was_said(self) -> None:
         self.engine.answers[f"DELETE /hosts/{ID}"] = (200, {"status": "complete"})
         for arguments, sent in (((), {}), (("--uninstall",), {"uninstall": "true"})):

@@ -100,6 +100,12 @@ class EngineProcess(ProcessProtocol):
 
     async def get(self, path: str) -> tuple[int, bytes]:
         """Log in as the administrator, and read something below the root of the API."""
+        return await self.call("GET", path)
+
+    async def call(
+        self, method: str, path: str, document: object | None = None
+    ) -> tuple[int, bytes]:
+        """Log in as the administrator, and ask for something below the root of the API."""
         form = urlencode(
             {
                 "grant_type": "password",
@@ -119,5 +125,10 @@ class EngineProcess(ProcessProtocol):
             return status, answer
         token = json.loads(answer)["access_token"]
         return await self.request(
-            "GET", self.url + path, Authorization=f"Bearer {token}", Accept="application/json"
+            method,
+            self.url + path,
+            None if document is None else json.dumps(document).encode(),
+            Authorization=f"Bearer {token}",
+            Accept="application/json",
+            Content_Type="application/json",
         )

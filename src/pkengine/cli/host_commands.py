@@ -116,6 +116,42 @@ def install(
 
 @host.command()
 @click.argument("name")
+@agent_way_options
+@json_option
+@click.pass_obj
+def rekey(
+    engine: EngineOptions,
+    name: str,
+    connection: str | None,
+    mechanism: str | None,
+    as_json: bool,
+) -> None:
+    """Change how a host and the engine connect, while they are connected.
+
+    No SSH is needed.  The old way ends only after the new one has worked.  With nothing
+    said, a key that the two share is made anew.
+    """
+
+    async def work(client: RestClient) -> None:
+        from pkengine.cli.hosts import act, find_host
+
+        found = await find_host(client, name)
+        way = agent_way_entity(connection, mechanism)
+        await act(client, found, "rekey", **way, **{"async": False})
+        found = await client.get(f"/hosts/{found['id']}")
+        if as_json:
+            show_json(found)
+        else:
+            show(
+                f"Host {found['name']} connects by '{found['connection']}' and "
+                f"'{found['mechanism']}'."
+            )
+
+    engine.run(work)
+
+
+@host.command()
+@click.argument("name")
 @wait_options
 @json_option
 @click.pass_obj

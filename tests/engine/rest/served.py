@@ -17,7 +17,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
-from pkengine.auth.peer import Authenticated
+from pkengine.auth.peer import Authenticated, TrustedPeer
+from pkengine.auth.shared_key import SHARED_KEY_MECHANISMS, SharedKey
 from pkengine.channel.verbs import (
     GET_CAPABILITIES,
     GET_HARDWARE_INFO,
@@ -135,7 +136,7 @@ class ActedAgent:
         self.bundle = bundle
         self.accepted = accepted
         self.is_silent = is_silent
-        self.authenticated = Authenticated(str(host.id), pin, "pin")
+        self.authenticated = Authenticated(TrustedPeer(str(host.id), pin), "pin")
         self.closed: Deferred[Any] = Deferred()
 
     def call(self, method: str, params: Any = None, **options: Any) -> Deferred[Any]:
@@ -166,6 +167,38 @@ def _step(status: StepStatus, progress: int) -> StepReport:
     )
 
 
+class ActedTrial:
+    """Another way to connect, which works unless the test says why not."""
+
+    def __init__(self, wanted: Host, living: ActedAgent, refusal: Exception | None) -> None:
+        self._wanted = wanted
+        self._living = living
+        self._refusal = refusal
+
+    async def prepare(self) -> Pin | SharedKey:
+        if self._wanted.mechanism in SHARED_KEY_MECHANISMS:
+            return SharedKey.generate(
+                self._wanted.mechanism, local="engine", peer=str(self._wanted.id)
+            )
+        return self._living.authenticated.peer.key
+
+    async def meet(self, key: Pin | SharedKey) -> None:
+        if self._refusal is not None:
+            raise self._refusal
+
+    async def commit(self) -> None:
+        pass
+
+    async def give_up(self) -> None:
+        pass
+
+    def adopt(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self._living.close()
+
+
 @dataclass
 class ActedNetwork:
     """Hosts that let everybody in; deployments end when the test says so.
@@ -179,6 +212,7 @@ class ActedNetwork:
         is_silent: agents do not answer.
         restarts: what was restarted.
         exchange_refusal: raised instead of taking the engine's new SSH key.
+        trial_refusal: raised instead of connecting by another way.
     """
 
     refusal: Exception | None = None
@@ -191,6 +225,7 @@ class ActedNetwork:
     is_silent: bool = False
     fingerprints: tuple[SshFingerprint, ...] = ()
     restarts: list[str] = field(default_factory=list)
+    trial_refusal: Exception | None = None
     exchange_refusal: Exception | None = None
 
     async def replace_ssh_key(self, connection: Any) -> None:
@@ -255,6 +290,9 @@ class ActedNetwork:
         return ActedAgent(
             host, pin, bundle=self.bundle, accepted=self.accepted, is_silent=self.is_silent
         )
+
+    def trial(self, wanted: Host, living: ActedAgent) -> ActedTrial:
+        return ActedTrial(wanted, living, self.trial_refusal)
 
     async def bundle_hash(self) -> str:
         return "cd"

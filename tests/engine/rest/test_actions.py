@@ -60,7 +60,7 @@ class EveryActionTests(ActionsTestCase):
     async def test_host_that_is_not_trusted_is_left_alone(self) -> None:
         host_id = await self.engine.add_host()
         self.engine.finish_deployment(DeploymentError("upload", "the disk is full."))
-        for name in ("refresh", "enrollcertificate", "upgrade", "upgradecheck"):
+        for name in ("refresh", "rekey", "enrollcertificate", "upgrade", "upgradecheck"):
             reply = await self.act(host_id, name)
             self.assertEqual(reply.status, 409, name)
             self.assertIn("install it first", reply.fault()[1])
@@ -82,7 +82,7 @@ class EveryActionTests(ActionsTestCase):
             for name in HOST_ACTIONS
         }
         refused = {name for name, status in statuses.items() if status == 403}
-        self.assertEqual(refused, {"approve", "enrollcertificate", "install", "upgrade"})
+        self.assertEqual(refused, {"approve", "enrollcertificate", "install", "rekey", "upgrade"})
 
 
 class RefreshTests(ActionsTestCase):

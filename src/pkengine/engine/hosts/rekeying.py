@@ -20,6 +20,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectError, ConnectionClosed
@@ -30,12 +31,12 @@ from twisted.logger import Logger
 from pkengine.auth.shared_key import SHARED_KEY_MECHANISMS
 from pkengine.engine.clock import utc_now
 from pkengine.engine.hosts.access import HostAccess
+from pkengine.engine.hosts.agent_ways import AgentWays
 from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.hosts.turns import Turns
 from pkengine.engine.hosts.upkeep import as_conflict, require_trust
 from pkengine.engine.hosts.way_trial import WayTrial, commit_on
-from pkengine.engine.hosts.agent_ways import AgentWays
 from pkengine.engine.jobs import Jobs, RunningJob
 from pkengine.engine.model import (
     Event,
@@ -167,6 +168,9 @@ class Rekeying:
         finally:
             trial.close()
         if reason:
+            under_way = next((s for s in job.job.steps if s.status is StepStatus.STARTED), None)
+            if under_way is not None:
+                job.step(under_way.name, reason, StepStatus.FAILED)
             await self._registry.change(
                 host.id,
                 lambda host: host,
@@ -177,10 +181,7 @@ class Rekeying:
     async def _change(
         self, wanted: Host, trial: WayTrial, job: RunningJob, origin: Origin
     ) -> None:
-        def begin(step: str) -> Callable[[], None]:
-            job.step(step, STEPS[step], StepStatus.STARTED)
-            return lambda: job.step(step, STEPS[step], StepStatus.FINISHED)
-
+        begin = partial(_begin, job)
         end = begin("prepare")
         key = await trial.prepare()
         new = self._registry.trust.host_key(
@@ -281,6 +282,12 @@ class Rekeying:
         finally:
             channel.close()
         return True
+
+
+def _begin(job: RunningJob, step: str) -> Callable[[], None]:
+    """Show that a step has begun; give what shows that it has ended."""
+    job.step(step, STEPS[step], StepStatus.STARTED)
+    return lambda: job.step(step, STEPS[step], StepStatus.FINISHED)
 
 
 def _require_change(host: Host, wanted: Host) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from pkengine.engine.hosts.agent_ways import is_other_way
 from pkengine.engine.model import (
     DEFAULT_SSH_PORT,
     DEFAULT_SSH_USER,
@@ -75,14 +74,8 @@ def changed_host(host: Host, change: HostChange) -> Host:
 
     Raises:
         BadRequest: something is malformed.
-        Conflict: the host's status does not allow one of the changes, or the way to connect
-            is another one.
+        Conflict: the host's status does not allow one of the changes.
     """
-    if is_other_way(host, change.way):
-        raise Conflict(
-            f"Cannot edit Host {host.name}. Its agent has to be told how to connect from now on: "
-            "install it again with that connection and mechanism."
-        )
     new = checked(
         replace(
             host,

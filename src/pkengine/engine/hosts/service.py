@@ -18,7 +18,7 @@ from pkengine.engine.clusters import Clusters
 from pkengine.engine.events import EventCode, Events
 from pkengine.engine.hosts import request
 from pkengine.engine.hosts.access import HostAccess, LoggedIn
-from pkengine.engine.hosts.agent_ways import AgentWays
+from pkengine.engine.hosts.agent_ways import AgentWays, is_other_way
 from pkengine.engine.hosts.farewell import say_goodbye
 from pkengine.engine.hosts.installation import INTERRUPTED, Installer
 from pkengine.engine.hosts.key_changes import KeyChanges, Settlement, is_other_key
@@ -462,6 +462,9 @@ class Hosts:
     async def update(self, host_id: uuid.UUID, change: HostChange, origin: Origin) -> Host:
         """Change what is stored of a host; a password in it is not.
 
+        Another way to connect is begun only, where an agent has to be told: the host has it
+        when that has worked; see `Rekeying.change`.
+
         Raises:
             NotFound: there is no such host, or no such cluster.
             BadRequest: something is malformed.
@@ -482,6 +485,8 @@ class Hosts:
         def apply(host: Host) -> Host:
             nonlocal old_ssh, is_key_replaced
             new = request.changed_host(host, change)
+            if not host.keys:  # nobody has to be told
+                new = self._agent_ways.applied(new, change.way)
             differences[:] = request.differences(host, new)
             old_ssh, is_key_replaced = host.ssh, is_other_key(host.ssh, new.ssh)
             return new
@@ -494,7 +499,12 @@ class Hosts:
             if is_key_replaced:
                 settlement.end(connection, host_id)
 
-        return await self._tasks.shield(self._registry.change(host_id, apply, tell, also=also))
+        host = await self._registry.get(host_id)
+        self._agent_ways.applied(host, change.way)  # refused before anything is changed
+        host = await self._tasks.shield(self._registry.change(host_id, apply, tell, also=also))
+        if host.keys and is_other_way(host, change.way):
+            await self.rekeying.change(host_id, change.way, origin)
+        return host
 
     async def activate(self, host_id: uuid.UUID, origin: Origin) -> Job:
         """Watch a host again; it is `up` as soon as its agent answers.

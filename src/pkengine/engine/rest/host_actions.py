@@ -5,9 +5,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 
+from pkengine.auth.shared_key import SHARED_KEY_MECHANISMS
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.hosts.service import Hosts
-from pkengine.engine.model import Job
+from pkengine.engine.model import Job, StepStatus, WayChoice
 from pkengine.engine.rest.call import Answer, Call, Route
 from pkengine.engine.rest.elements import ACTION, ActionResult, FenceType
 from pkengine.engine.rest.host_references import read_cluster_id, read_login, read_way
@@ -36,6 +37,7 @@ class HostActions:
             (self.fence, operates),
             (self.install, decides),
             (self.refresh, operates),
+            (self.rekey, decides),
             (self.upgrade, decides),
             (self.upgradecheck, operates),
         ):
@@ -97,9 +99,18 @@ class HostActions:
         return await self._done(call, document, job)
 
     async def enrollcertificate(self, call: Call, host_id: uuid.UUID) -> Answer:
-        """Let engine and host prove their keys to each other; nothing expires or is renewed."""
+        """Renew the key that engine and host share, else let both prove the ones they have."""
         document = call.read(ACTION, is_optional=True)
-        job = await self._hosts.upkeep.prove_keys(host_id, call.origin)
+        if (await self._hosts.get(host_id)).mechanism in SHARED_KEY_MECHANISMS:
+            job = await self._hosts.rekeying.change(host_id, WayChoice(), call.origin)
+        else:
+            job = await self._hosts.upkeep.prove_keys(host_id, call.origin)
+        return await self._done(call, document, job)
+
+    async def rekey(self, call: Call, host_id: uuid.UUID) -> Answer:
+        """Begin to let a host connect otherwise, or by a fresh key; its agent has answered."""
+        document = call.read(ACTION, is_optional=True)
+        job = await self._hosts.rekeying.change(host_id, read_way(document), call.origin)
         return await self._done(call, document, job)
 
     async def upgradecheck(self, call: Call, host_id: uuid.UUID) -> Answer:
@@ -142,6 +153,9 @@ class HostActions:
         return await self._actions.done(call, document, job, self._detail)
 
     async def _detail(self, job: Job) -> str:
-        if job.host_id is None:
-            return ""
+        failed = next(
+            (step.description for step in job.steps if step.status is StepStatus.FAILED), ""
+        )
+        if failed or job.host_id is None:
+            return failed
         return (await self._hosts.get(job.host_id)).status_detail

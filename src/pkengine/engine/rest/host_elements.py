@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from pkengine.channel.verbs import NetworkInterface
-from pkengine.engine.model import Host, HostStatus, KeySource
+from pkengine.engine.model import Host, HostConnection, HostStatus, KeySource
 from pkengine.engine.rest.elements import (
     CLUSTER_REFERENCE,
     SSH,
@@ -47,9 +47,21 @@ _HOST_KEY = Element(
     ),
 )
 
+_NEXT_WAY = Element(
+    "next_way",
+    fields=(
+        Field("connection", Enumerated(HostConnection), attrgetter("connection")),
+        Field("mechanism", LINE, attrgetter("mechanism")),
+        Field("key", LINE, attrgetter("key")),
+    ),
+)
+
 TRUST = Element(
     "trust",
-    fields=(Field("keys", ListOf("key", _HOST_KEY), attrgetter("keys")),),
+    fields=(
+        Field("keys", ListOf("key", _HOST_KEY), attrgetter("keys")),
+        Field("next_way", _NEXT_WAY, attrgetter("next_way")),
+    ),
 )
 
 _CPU = Element(
@@ -151,6 +163,7 @@ HOST_ACTIONS = (
     "fence",
     "install",
     "refresh",
+    "rekey",
     "upgrade",
     "upgradecheck",
 )
