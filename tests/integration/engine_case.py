@@ -27,6 +27,7 @@ from pkengine.engine.model import (
     Origin,
     SshLogin,
     StepStatus,
+    WayChoice,
 )
 from pkengine.engine.service import Engine
 from pkengine.engine.state import StateFolder
@@ -92,6 +93,7 @@ class EngineTestCase(unittest.TestCase):
         password: Secret | None = None,
         fingerprint: SshFingerprint | None = None,
         activate: bool = True,
+        way: WayChoice | None = None,
     ) -> NewHost:
         """Give the request to add a host, by password and with the right fingerprint."""
         login = SshLogin(
@@ -99,7 +101,13 @@ class EngineTestCase(unittest.TestCase):
             password=password or host.password[user],
             fingerprint=fingerprint or await host.fingerprint(),
         )
-        return NewHost(name=host.name, address=host.address, ssh=login, activate=activate)
+        return NewHost(
+            name=host.name,
+            address=host.address,
+            ssh=login,
+            activate=activate,
+            way=way or WayChoice(),
+        )
 
     async def add(self, new: NewHost) -> tuple[Host, Job]:
         """Add a host and wait until its installation has ended, well or not."""
@@ -107,9 +115,9 @@ class EngineTestCase(unittest.TestCase):
         ended = await self.ended(job)
         return await self.engine.hosts.get(host.id), ended
 
-    async def add_up(self, host: TestHost, **options: str) -> Host:
+    async def add_up(self, host: TestHost, **options: Any) -> Host:
         """Add a host and wait until it is up."""
-        added, job = await self.add(await self.request(host, **options))  # type: ignore[arg-type]
+        added, job = await self.add(await self.request(host, **options))
         self.assertEqual(StepStatus.FINISHED, job.status, added.status_detail)
         return await self.until(added.id, HostStatus.UP)
 

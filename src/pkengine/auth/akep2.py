@@ -95,5 +95,7 @@ class _Party:
     def _check(self, purpose: bytes, th: bytes, proof: bytes) -> None:
         if not hmac.compare_digest(self._schedule.finished(purpose, th), proof):
             raise AuthenticationError(
-                self._refusal or f"The MAC under key {self._key.key_id} is wrong."
+                self._refusal
+                or f"The MAC under key {self._key.key_id} is wrong: the peer does not have that "
+                "key, or accepts it no longer."
             )

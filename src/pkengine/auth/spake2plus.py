@@ -229,7 +229,10 @@ class Prover:
             raise AuthenticationError(f"SPAKE2+ share of the verifier: {error}") from error
         keys = _derive(binding, self.share, share_v, z, v, record.w0)
         if not hmac.compare_digest(keys.confirm_v(self.share), confirm_v):
-            raise AuthenticationError("The SPAKE2+ confirmation of the verifier is wrong.")
+            raise AuthenticationError(
+                "The SPAKE2+ confirmation of the verifier is wrong: the peer does not have the "
+                "record of this key, or accepts it no longer."
+            )
         return keys.confirm_p(share_v), keys.shared
 
 
@@ -276,7 +279,9 @@ class Verifier:
         """
         keys, self._keys = self._keys, None
         if keys is None or not hmac.compare_digest(keys.confirm_p(self.share), confirm_p):
-            raise AuthenticationError("The SPAKE2+ confirmation of the prover is wrong.")
+            raise AuthenticationError(
+                "The SPAKE2+ confirmation of the prover is wrong: the peer does not have this key."
+            )
         return keys.shared
 
 

@@ -25,7 +25,7 @@ from pkengine.engine.events import EventCode
 from pkengine.engine.hosts import network
 from pkengine.engine.hosts.dial_in import DialIn
 from pkengine.engine.hosts.entrance import Entrance
-from pkengine.engine.model import Event, Host, HostConnection, HostStatus
+from pkengine.engine.model import Event, Host, HostConnection, HostKey, HostStatus, KeySource
 from pkengine.errors import (
     AuthenticationError,
     ChannelClosed,
@@ -37,7 +37,7 @@ from pkengine.errors import (
 from pkengine.keys import KeyPair, Pin
 from tests.channel.https import serve_https, url_of
 from tests.engine.hosts.fakes import ADMIN, CAPABILITIES, STATS
-from tests.engine.hosts.keys import pinned
+from tests.engine.hosts.keys import ADDED, pinned
 from tests.engine.hosts.test_network import AGENT_KEY, ENGINE_KEY, HostsTestCase
 
 
@@ -103,11 +103,11 @@ class DialInTests(HostsTestCase):
     async def test_a_host_whose_agent_has_not_dialled_in_is_missed_and_is_up_when_it_does(
         self,
     ) -> None:
-        self.patch(network, "CONNECT_TIMEOUT_S", 0.05)
+        self.patch(network, "ARRIVAL_TIMEOUT_S", 0.05)
         gone = self.becomes(HostStatus.NON_RESPONSIVE)
         await self.know(HostStatus.INITIALIZING)
         host = await gone
-        self.assertEqual(host.status_detail, "The agent of Host h1 has not dialled in.")
+        self.assertIn("The agent of Host h1 has not dialled in", host.status_detail)
         up = self.becomes(HostStatus.UP)
         await self.dial()
         host = await up
@@ -117,7 +117,7 @@ class DialInTests(HostsTestCase):
     async def test_a_host_whose_agent_dials_is_never_dialled(self) -> None:
         listener = await self.agent.listen(self.port)
         self.addCleanup(listener.stopListening)
-        self.patch(network, "CONNECT_TIMEOUT_S", 0.05)
+        self.patch(network, "ARRIVAL_TIMEOUT_S", 0.05)
         gone = self.becomes(HostStatus.NON_RESPONSIVE)
         await self.know(HostStatus.INITIALIZING)
         await gone
@@ -208,6 +208,28 @@ class DialInTests(HostsTestCase):
         with self.assertRaises(AuthenticationError):
             await self.dial()
 
+    async def test_a_removed_host_is_cut_off_whatever_its_mechanism(self) -> None:
+        for mechanism in OWN_MECHANISMS:
+            host = await self.know(
+                HostStatus.MAINTENANCE, keys=(), name=mechanism, mechanism=mechanism
+            )
+            if mechanism in SHARED_KEY_MECHANISMS:
+                ours, theirs = agree(mechanism, "engine", str(host.id))
+                key = self.host_trust.host_key(ours, mechanism, KeySource.DEPLOYED, ADDED)
+                await self.trust_key(host, key)
+                channel = await self.dial_by(theirs)
+            else:
+                [key] = pinned(AGENT_KEY.pin, mechanism=mechanism)
+                await self.trust_key(host, key)
+                channel = await self.dial(mechanism=mechanism)
+            # Asked, the agent would drop the key and close the connection itself.
+            await self.hosts.remove(host.id, ADMIN, force=True)
+            await channel.closed
+            self.assertEqual((list(self.trust.peers()), self.secrets.keys()), ([], []))
+
+    async def trust_key(self, host: Host, key: HostKey) -> None:
+        await self.registry.change(host.id, lambda host: replace(host, keys=(key,)))
+
     async def test_a_new_key_may_be_proved_by_dialling_in_and_is_trusted_for_that_alone(
         self,
     ) -> None:
@@ -235,12 +257,12 @@ class DialInTests(HostsTestCase):
         self.assertIsNotNone(self.arrivals.lease(host.id))
 
     async def test_a_new_key_that_nobody_proves_is_not_trusted(self) -> None:
-        self.patch(network, "CONNECT_TIMEOUT_S", 0.05)
+        self.patch(network, "ARRIVAL_TIMEOUT_S", 0.05)
         host = await self.know(HostStatus.INSTALLING, keys=())
         with self.assertRaises(ChannelError) as caught:
             async with self.access.expecting(host, AGENT_KEY.pin) as connect:
                 await connect()
-        self.assertEqual(str(caught.exception), "The agent of Host h1 has not dialled in.")
+        self.assertIn("The agent of Host h1 has not dialled in", str(caught.exception))
         self.assertEqual(list(self.trust.peers()), [])
 
     async def test_the_key_of_another_host_is_not_lent_to_a_new_one(self) -> None:

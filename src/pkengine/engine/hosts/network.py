@@ -44,6 +44,8 @@ from pkengine.ssh import SshConnection, SshCredentials, SshIdentity, SshKeyRing,
 from pkengine.ssh.authorized_keys import AuthorizedKey
 
 CONNECT_TIMEOUT_S = 20.0
+#: How long an agent that dials in is waited for.
+ARRIVAL_TIMEOUT_S = 20.0
 
 
 class NetworkAccess:
@@ -261,12 +263,16 @@ class NetworkAccess:
             raise ValueError("An agent that is dialled proves a pin.")
 
     async def _arrival(self, host: Host) -> AgentChannel:
-        """Wait until the agent of a host has dialled in, but no longer than dialling takes."""
+        """Wait until the agent of a host has dialled in."""
         arriving = Deferred.fromCoroutine(self._arrivals.awaited(host.id))
         try:
-            return await arriving.addTimeout(CONNECT_TIMEOUT_S, self._reactor)
+            return await arriving.addTimeout(ARRIVAL_TIMEOUT_S, self._reactor)
         except TimeoutError:
-            raise ChannelError(f"The agent of Host {host.name} has not dialled in.") from None
+            raise ChannelError(
+                f"The agent of Host {host.name} has not dialled in: it does not reach this "
+                "engine, or has no key that is accepted. 'pkagent status' there tells which; "
+                "installing the host again gives it a key."
+            ) from None
 
     async def _connect(self, host: Host, authenticator: PinAuthenticator) -> AgentChannel:
         through = await self._ways.open(host, Origin())
