@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 #: The first word of the comment of every engine's line; engines of today add ``@`` and a name.
 MARKER = "pkengine"
@@ -24,8 +24,7 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]+=*")
 _MARKER = re.compile(r"[!-~]+")
 
 
-@dataclass(frozen=True)
-class AuthorizedKey:
+class AuthorizedKey(NamedTuple):  # a host loads this file, and `dataclasses` takes as long again
     """A line that lets a key in.
 
     Attributes:
@@ -116,13 +115,13 @@ def authorize(
     needs_own = not is_let_in and not copied
     if keeps_options and own:
         model = next((key for key in own.values() if key.key == entry.key), min(own.items())[1])
-        entry = replace(entry, options=model.options)
+        entry = entry._replace(options=model.options)
     result: list[str] = []
     for n, line in enumerate(lines):
         if n not in own or own[n].key == beside:
             result.append(line)
         if n in copied:
-            result.append(f"{replace(others[n], key=entry.key)}\n")
+            result.append(f"{others[n]._replace(key=entry.key)}\n")
         if needs_own and n == min(own, default=None):
             result.append(f"{entry}\n")
     if needs_own and not own:

@@ -18,6 +18,7 @@ _MODULES = (
         for name in (
             "step",
             "files",
+            "archive",
             "versions",
             "authorized_keys",
             "processes",

@@ -7,22 +7,15 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
 import os
 import shutil
 import sys
-import tarfile
 import tempfile
-import zlib
 from typing import Any
 
+from pkengine.engine.deployment.on_host.archive import skip_archive, unpack_archive
 from pkengine.engine.deployment.on_host.files import locked, relabel
 from pkengine.engine.deployment.on_host.step import StepFailed, last_words, run
-
-_CHUNK = 1 << 18
-#: To zlib: expect the header of gzip, with the largest window.
-_GZIP = 16 + zlib.MAX_WBITS
 
 
 def upload(*, prefix: str, bundle: str, size: int, sha256: str) -> dict[str, Any]:
@@ -32,13 +25,13 @@ def upload(*, prefix: str, bundle: str, size: int, sha256: str) -> dict[str, Any
     os.makedirs(versions, exist_ok=True)
     with locked(prefix):
         _remove_leftovers(versions)
-        archive = _receive(size, sha256)
         if os.path.isdir(target):  # another engine was quicker
+            skip_archive()
             return {"changed": False}
         partial = tempfile.mkdtemp(prefix=f".{bundle}.partial-", dir=versions)
         try:
             os.chmod(partial, 0o755)  # noqa: S103 - programs are for everybody
-            _unpack(archive, partial)
+            unpack_archive(partial, size=size, sha256=sha256)
             os.symlink(os.path.realpath(sys.executable), os.path.join(partial, "bin", "python3"))
             os.rename(partial, target)
         except BaseException:
@@ -46,46 +39,6 @@ def upload(*, prefix: str, bundle: str, size: int, sha256: str) -> dict[str, Any
             raise
         relabel(target)
     return {"changed": True}
-
-
-def _receive(size: int, sha256: str) -> io.BytesIO:
-    """Read the archive to its end, inflating what comes while more is on its way.
-
-    Nothing looks for files in it before it is known to be whole.
-    """
-    damaged = StepFailed("the archive arrived damaged: its SHA-256 is not the expected one.")
-    digest, inflating, tar = hashlib.sha256(), zlib.decompressobj(_GZIP), io.BytesIO()
-    received = 0
-    while chunk := sys.stdin.buffer.read(_CHUNK):
-        received += len(chunk)
-        digest.update(chunk)
-        try:
-            tar.write(inflating.decompress(chunk))
-        except zlib.error:
-            raise damaged from None
-    if received != size:
-        raise StepFailed(f"the archive broke off after {received} of {size} octets.")
-    if digest.hexdigest() != sha256:
-        raise damaged
-    tar.seek(0)
-    return tar
-
-
-def _unpack(tar: io.BytesIO, folder: str) -> None:
-    made = set()
-    with tarfile.open(fileobj=tar, mode="r:") as members:
-        for member in members:
-            parts = tuple(member.name.split("/"))
-            content = members.extractfile(member) if member.isfile() else None
-            if content is None or "" in parts or ".." in parts:
-                raise StepFailed(f"the archive holds {member.name!r}, which is no plain file.")
-            path = os.path.join(folder, member.name)
-            if parts[:-1] not in made:
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                made.add(parts[:-1])
-            with open(path, "wb") as output:
-                output.write(content.read())
-                os.fchmod(output.fileno(), member.mode & 0o755)
 
 
 def _remove_leftovers(versions: str) -> None:
