@@ -42,6 +42,7 @@ from pkengine.auth.trust import format_trust_line
 from pkengine.engine.deployment.bundle import AgentBundle, build_bundle
 from pkengine.engine.deployment.deployment import (
     DeploymentPlan,
+    Exchange,
     interpreter_for,
     steps_before_start,
 )
@@ -176,7 +177,6 @@ async def pkengine(reactor: Any, server: Server, bundle: AgentBundle, *, whole: 
     )
     plan = DeploymentPlan(
         bundle=bundle,
-        engine_keys=(ENGINE,),
         authorized_key=server.identity.authorized_keys_line,
         agent_port=54321,
     )
@@ -189,7 +189,7 @@ async def _bring(connection: SshConnection, plan: DeploymentPlan, *, whole: bool
     host = DeploymentHost(connection, SYSTEM_LAYOUT, Progress(lambda _: None))
     facts, place = await host.probe()
     python = interpreter_for(plan, facts, place)
-    steps = steps_before_start(plan, place)
+    steps = steps_before_start(plan, Exchange((ENGINE,)), place)
     if not whole:
         steps = {name: steps[name] for name in ("upload", "install")}
     await host.perform(python, place, steps, plan.bundle)

@@ -220,18 +220,7 @@ async def _deploy(
     python = interpreter_for(plan, facts, place)
     progress.finish()
 
-    steps = version_steps(plan, place)
-    steps["init"] = {
-        "prefix": place.layout.prefix,
-        "state": place.layout.state,
-        "engines": [format_trust_line(peer) for peer in exchange.engine_keys],
-        "dial": exchange.dial,
-    }
-    if plan.authorized_key is not None:
-        steps["authorize"] = {
-            "line": plan.authorized_key,
-            "keeps_options": plan.keeps_key_options,
-        }
+    steps = steps_before_start(plan, exchange, place)
     results = await host.perform(python, place, steps, plan.bundle)
     initialized = msgspec.convert(results["init"], Initialized)
     key_refusal = ""
@@ -262,6 +251,23 @@ async def _deploy(
         python=str(python),
         key_refusal=key_refusal,
     )
+
+
+def steps_before_start(plan: DeploymentPlan, exchange: Exchange, place: Place) -> Steps:
+    """Give the steps that bring the agent there, and keys to it, up to where it could start."""
+    steps = version_steps(plan, place)
+    steps["init"] = {
+        "prefix": place.layout.prefix,
+        "state": place.layout.state,
+        "engines": [format_trust_line(peer) for peer in exchange.engine_keys],
+        "dial": exchange.dial,
+    }
+    if plan.authorized_key is not None:
+        steps["authorize"] = {
+            "line": plan.authorized_key,
+            "keeps_options": plan.keeps_key_options,
+        }
+    return steps
 
 
 def version_steps(plan: DeploymentPlan, place: Place) -> Steps:
