@@ -126,6 +126,7 @@ async def make_engine(store: Store, folder: Path) -> Any:
         ),
         ssh_keys=SshKeyRing(folder / "ssh"),
         ssh_key_rotation=nowhere,
+        host_batches=nowhere,
         key_pair=key_pair,
         https_key_pair=key_pair,
     )

@@ -21,7 +21,6 @@ from pkengine.cli.host_key_question import confirm_way
 from pkengine.cli.host_options import agent_way_entity
 from pkengine.cli.host_review import (
     DEFAULT_SSH_PORT,
-    Judgement,
     Review,
     review_hosts,
     show_review,
@@ -31,6 +30,7 @@ from pkengine.cli.jobs import StepView
 from pkengine.cli.rest_client import Entity, RestClient
 from pkengine.cli.terminal import ask, printable, show_columns, show_json, tell
 from pkengine.cli.ways import Jump, Way
+from pkengine.engine.model import RowJudgement as Judgement
 from pkengine.engine.pool import in_pool
 from pkengine.keys import Secret
 

@@ -6,7 +6,6 @@ Nothing is trusted by it, and nothing but a key exchange happens with the hosts.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +20,9 @@ from pkengine.cli.hosts import FoundKey, describe_key, fetch_host_keys
 from pkengine.cli.rest_client import Entity, RestClient
 from pkengine.cli.terminal import printable
 from pkengine.cli.ways import Way
+from pkengine.engine.hosts.host_key_review import judge as judge_keys
+from pkengine.engine.model import HostKeySource, KeyStanding, ShownKey
+from pkengine.engine.model import RowJudgement as Judgement
 from pkengine.engine.pool import in_pool
 from pkengine.keys import SshFingerprint, SshPublicKey
 
@@ -31,18 +33,6 @@ _WIDTH_OF_TYPE = len("expected ")
 _LEAST_WIDTH_OF_HOST = 12
 _GAP = 3
 _WIDTH_OF_KEY = _WIDTH_OF_TYPE + len("SHA256:") + 43
-
-
-class Judgement(enum.Enum):
-    """What is to be thought of a row."""
-
-    MATCH = "match"
-    FIRST_USE = "first use"
-    MISMATCH = "mismatch"
-    OTHER_TYPE = "other key type"
-    UNREACHABLE = "unreachable"
-    THERE = "there already"
-    CONFLICT = "conflict"
 
 
 _STYLES = {
@@ -102,51 +92,23 @@ def judge(
     known: Entity | None = None,
 ) -> Review:
     """Compare what a host shows with what is expected of it, by the row or by the engine."""
-    keys = [each.key for each in found if each.standing != "revoked"]
-    if not keys and found:
-        return Review(
-            row=row,
-            judgement=Judgement.MISMATCH,
-            expected=expected,
-            found=tuple(each.key for each in found),
-            detail="What it shows is revoked.",
-            known=known,
-        )
-    if expected is None:
-        for each in found:
-            if each.standing == "known":
-                return Review(
-                    row=row,
-                    judgement=Judgement.MATCH,
-                    expected=each.key,
-                    found=(each.key,),
-                    detail=f"Known by {each.source.replace('_', ' ')}.",
-                    known=known,
-                )
-        if any(each.standing == "mismatch" for each in found):
-            return Review(
-                row=row,
-                judgement=Judgement.MISMATCH,
-                found=tuple(keys),
-                detail="The engine knows another key for this address.",
-                known=known,
+    verdict = judge_keys(
+        expected,
+        [
+            ShownKey(
+                key=each.key,
+                standing=KeyStanding(each.standing),
+                source=HostKeySource(each.source) if each.source else None,
             )
-    match: tuple[SshPublicKey, ...]
-    if expected is None:
-        match, otherwise = tuple(keys[:1]), Judgement.MISMATCH
-    elif isinstance(expected, SshPublicKey):
-        match = tuple(key for key in keys if key == expected)
-        is_type_there = any(key.key_type == expected.key_type for key in keys)
-        otherwise = Judgement.MISMATCH if is_type_there else Judgement.OTHER_TYPE
-    else:
-        match = tuple(key for key in keys if expected.matches(key))
-        otherwise = Judgement.MISMATCH
-    accepted = Judgement.FIRST_USE if expected is None else Judgement.MATCH
+            for each in found
+        ],
+    )
     return Review(
         row=row,
-        judgement=accepted if match else otherwise,
-        expected=expected,
-        found=match or tuple(keys),
+        judgement=verdict.judgement,
+        expected=verdict.expected,
+        found=verdict.found,
+        detail=verdict.detail,
         known=known,
     )
 
@@ -176,9 +138,9 @@ async def review_hosts(
         by_address[str(host.get("address"))] = host
 
     async def look(row: HostRow) -> Review:
-        review = await _look(client, row, by_name, by_address, ssh_port, ways.get(row))
+        reviewed = await _look(client, row, by_name, by_address, ssh_port, ways.get(row))
         looked_at()
-        return review
+        return reviewed
 
     return await in_pool(FETCHES_AT_ONCE, look, rows)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import enum
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pkengine.auth.peer import PeerKey
@@ -480,3 +481,81 @@ class HostKeyRotation:
     status: KeyRotationStatus = KeyRotationStatus.WAITING
     detail: str = ""
     tried: datetime.datetime | None = None
+
+
+class RowJudgement(enum.Enum):
+    """What is to be thought of a host that is to be added, before it is."""
+
+    MATCH = "match"
+    FIRST_USE = "first use"
+    MISMATCH = "mismatch"
+    OTHER_TYPE = "other key type"
+    UNREACHABLE = "unreachable"
+    THERE = "there already"
+    CONFLICT = "conflict"
+
+
+class RowOutcome(enum.Enum):
+    """What has become of a host that is to be added with others."""
+
+    WAITING = "waiting"
+    ADDING = "adding"
+    ADDED = "added"
+    FAILED = "failed"
+
+
+class BatchStage(enum.Enum):
+    """How far a list of hosts is that are added together.
+
+    `INTERRUPTED` is where it was being added when the engine stopped: start it again.
+    """
+
+    REVIEWING = "reviewing"
+    REVIEWED = "reviewed"
+    ADDING = "adding"
+    INTERRUPTED = "interrupted"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRow:
+    """One host of a list.
+
+    Attributes:
+        number: its place in the list, from 1.
+        wanted: the host, without any password.
+        judgement: None before its SSH keys were looked at.
+        expected: the key, or what its fingerprint is, that was given or is known.
+        found: the key that would be trusted, or all that were found where none matches.
+        detail: why, where that needs a sentence.
+        host_id: the host, once it is known.
+    """
+
+    number: int
+    wanted: NewHost
+    judgement: RowJudgement | None = None
+    expected: SshFingerprint | None = None
+    found: tuple[SshPublicKey, ...] = ()
+    outcome: RowOutcome = RowOutcome.WAITING
+    detail: str = ""
+    host_id: uuid.UUID | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostBatch:
+    """A list of hosts that are added together.
+
+    Attributes:
+        user: whose it is.
+        job_id: the job that is, or was last, at work on it.
+        judgements, outcomes: how many rows have each.
+    """
+
+    id: uuid.UUID
+    stage: BatchStage
+    created: datetime.datetime
+    user: str
+    job_id: uuid.UUID | None = None
+    size: int = 0
+    judgements: Mapping[RowJudgement, int] = field(default_factory=dict)
+    outcomes: Mapping[RowOutcome, int] = field(default_factory=dict)

@@ -31,6 +31,7 @@ from pkengine.engine.clusters import Clusters
 from pkengine.engine.events import EventCode, Events
 from pkengine.engine.hosts.agent_ways import AgentWays
 from pkengine.engine.hosts.arrivals import Arrivals
+from pkengine.engine.hosts.batches import HostBatches
 from pkengine.engine.hosts.dial_in import DialIn
 from pkengine.engine.hosts.entrance import Entrance
 from pkengine.engine.hosts.known_keys import KnownKeys
@@ -97,7 +98,8 @@ class Engine(Service):
         started: fires once, when the start is complete; fails with the reason if it is not.
 
     Once `startService` was called it also has a `store`, `events`, `clusters`, `jobs`,
-    `accounts`, `user_administration`, `hosts` and `ssh_key_rotation`.
+    `accounts`, `user_administration`, `hosts`, `host_batches` and
+    `ssh_key_rotation`.
 
     Raises:
         EngineError: another engine has the state folder.
@@ -119,6 +121,7 @@ class Engine(Service):
     user_administration: UserAdministration
     hosts: Hosts
     ssh_key_rotation: SshKeyRotation
+    host_batches: HostBatches
 
     def __init__(
         self,
@@ -279,6 +282,13 @@ class Engine(Service):
             clock=reactor,
         )
 
+        self.host_batches = HostBatches(
+            hosts=self.hosts,
+            clusters=self.clusters,
+            store=store,
+            jobs=self.jobs,
+            clock=reactor,
+        )
         self.ssh_key_rotation = SshKeyRotation(
             ring=self.ssh_keys,
             hosts=self.hosts,
@@ -317,6 +327,7 @@ class Engine(Service):
         )
         await self.hosts.start()
         await self.ssh_key_rotation.start()
+        await self.host_batches.start()
         root = Folder()
         root.putChild(b"ovirt-engine", site(self))
         root.putChild(b"pkengine", own := Folder())
@@ -353,6 +364,7 @@ class Engine(Service):
             await maybeDeferred(self._port.stopListening)
             self._port = None
         try:
+            await self.host_batches.stop()
             await self.ssh_key_rotation.stop()
             await self.hosts.stop()
             await self._entrance.close()

@@ -38,6 +38,7 @@ from pkengine.engine.clusters import Clusters
 from pkengine.engine.deployment.deployment import DeployedAgent, StepReport
 from pkengine.engine.events import EventCode, Events
 from pkengine.engine.hosts.agent_ways import AgentWays
+from pkengine.engine.hosts.batches import HostBatches
 from pkengine.engine.hosts.known_keys import KnownKeys
 from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.registry import HostRegistry
@@ -375,6 +376,9 @@ class ServedEngine:
             own_pin=self.key_pair.pin,
             clock=clock,
         )
+        self.host_batches = HostBatches(
+            hosts=self.hosts, clusters=self.clusters, store=store, jobs=self.jobs, clock=clock
+        )
         self.ssh_key_rotation = SshKeyRotation(
             ring=self.ssh_keys,
             hosts=self.hosts,
@@ -401,6 +405,7 @@ class ServedEngine:
         engine = cls(test, store, clock)
         test.addCleanup(lambda: Deferred.fromCoroutine(engine.hosts.stop()))
         test.addCleanup(lambda: Deferred.fromCoroutine(engine.ssh_key_rotation.stop()))
+        test.addCleanup(lambda: Deferred.fromCoroutine(engine.host_batches.stop()))
         await engine.accounts.ensure_admin(engine.password_file)
         await engine.accounts.start()
         test.addCleanup(lambda: Deferred.fromCoroutine(engine.accounts.stop()))

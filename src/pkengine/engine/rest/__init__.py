@@ -18,6 +18,7 @@ from twisted.web.resource import IResource
 from pkengine.engine.accounts import Accounts
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.events import Events
+from pkengine.engine.hosts.batches import HostBatches
 from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.hosts.ssh_key_rotation import SshKeyRotation
 from pkengine.engine.jobs import Jobs
@@ -29,6 +30,7 @@ from pkengine.engine.rest.engine_ssh_key import EngineSshKeyResource
 from pkengine.engine.rest.events import EventResource
 from pkengine.engine.rest.follow import Follower
 from pkengine.engine.rest.host_actions import HostActions
+from pkengine.engine.rest.host_batches import HostBatchResource
 from pkengine.engine.rest.host_collections import HostCollections
 from pkengine.engine.rest.host_elements import HOST
 from pkengine.engine.rest.hosts import HostResource
@@ -86,6 +88,10 @@ class ServedEngine(Protocol):
         """What the engine logs in to hosts with."""
 
     @property
+    def host_batches(self) -> HostBatches:
+        """The hosts that are added together."""
+
+    @property
     def ssh_key_rotation(self) -> SshKeyRotation:
         """What replaces it on all hosts."""
 
@@ -124,6 +130,7 @@ def site(engine: ServedEngine) -> IResource:
             collections.routes(),
             KeyChangeResource(engine.hosts.key_changes).routes(),
             KnownHostResource(engine.hosts.known_keys).routes(),
+            HostBatchResource(engine.host_batches, engine.clusters, actions).routes(),
             EngineSshKeyResource(engine.ssh_key_rotation, actions).routes(),
             EventResource(engine.events).routes(),
             jobs.routes(),
