@@ -63,6 +63,7 @@ class BulkOptions:
     ssh_user: str | None = None
     connection: str | None = None
     mechanism: str | None = None
+    require_direct: bool = False
     port: int | None = None
     cluster: str | None = None
     comment: str | None = None
@@ -381,7 +382,9 @@ class _Deployment:
             way=self._ways.get(row),
         )
         agent_way = agent_way_entity(
-            row.connection or options.connection, row.mechanism or options.mechanism
+            row.connection or options.connection,
+            row.mechanism or options.mechanism,
+            require_direct=options.require_direct,
         )
         if review.known is not None:
             await act(

@@ -51,6 +51,11 @@ if TYPE_CHECKING:
     help="With --from: how many hosts to deploy at the same time.",
 )
 @agent_way_options
+@click.option(
+    "--require-direct",
+    is_flag=True,
+    help="Refuse the agent where it comes through a proxy that ends TLS.",
+)
 @click.option("--port", type=PORT, help="Where the agent will listen. [default: 54321]")
 @click.option("--cluster", metavar="NAME", help="[default: Default]")
 @click.option("--comment")
@@ -83,6 +88,7 @@ def add(
     parallel: int,
     connection: str | None,
     mechanism: str | None,
+    require_direct: bool,
     port: int | None,
     cluster: str | None,
     comment: str | None,
@@ -148,7 +154,7 @@ def add(
             name,
             address,
             access,
-            agent_way=agent_way_entity(connection, mechanism),
+            agent_way=agent_way_entity(connection, mechanism, require_direct=require_direct),
             agent_port=port,
             cluster=cluster,
             comment=comment,
@@ -173,6 +179,7 @@ def add(
             ssh_user=ssh_user,
             connection=connection,
             mechanism=mechanism,
+            require_direct=require_direct,
             port=port,
             cluster=cluster,
             comment=comment,

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from pkengine.cli.rest_client import Entity
 
 
+#: The API gives Boolean values as text, in JSON too.
+_TRUE = ("true", True)
+
+
 def host_facts(found: Entity) -> list[tuple[str, str]]:
     """Give labels and values, without those that are not known."""
     ssh = found.get("ssh") or {}
@@ -26,6 +30,8 @@ def host_facts(found: Entity) -> list[tuple[str, str]]:
         ("Agent version", found.get("agent_version")),
         ("Connection", found.get("connection")),
         ("Mechanism", found.get("mechanism")),
+        ("TLS path", (found.get("trust") or {}).get("tls_path")),
+        ("Direct TLS path", "required" if found.get("require_direct") in _TRUE else ""),
         *(("Agent key", _key(key)) for key in keys),
         ("SSH", f"{(ssh.get('user') or {}).get('user_name', '')} port {ssh.get('port', '')}"),
         ("SSH fingerprint", ssh.get("fingerprint")),

@@ -149,10 +149,15 @@ wait_options = _options(
 )
 
 
-def agent_way_entity(connection: str | None, mechanism: str | None) -> Entity:
+def agent_way_entity(
+    connection: str | None, mechanism: str | None, *, require_direct: bool = False
+) -> Entity:
     """Give what a request says about connecting to the agent."""
     words = {"connection": connection, "mechanism": mechanism}
-    return {name: word for name, word in words.items() if word is not None}
+    entity: Entity = {name: word for name, word in words.items() if word is not None}
+    if require_direct:
+        entity["require_direct"] = True
+    return entity
 
 
 def check_one_way_in(path: str | None, is_asking: bool, use_engine_key: bool) -> None:

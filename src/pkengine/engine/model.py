@@ -182,6 +182,9 @@ class Host:
         capabilities, hardware: what the agent said last, or None before the first time.
         agent_version: the version that the agent gave last, or empty.
         reinstallation_required: a change waits for the next install.
+        require_direct: its agent is refused where TLS is not known to go from end to end.
+        tls_path: what was found out about that when the agent last answered, `direct`,
+            `proxied` or `unknown`; empty before the first time.
         update_available: its agent is another one than the engine would install, as far as
             was last checked.
     """
@@ -205,6 +208,8 @@ class Host:
     agent_version: str = ""
     reinstallation_required: bool = False
     update_available: bool = False
+    require_direct: bool = False
+    tls_path: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +268,7 @@ class NewHost:
     cluster_id: uuid.UUID | None = None
     ssh: SshLogin = field(default_factory=SshLogin)
     way: WayChoice = field(default_factory=WayChoice)
+    require_direct: bool = False
     activate: bool = True
     reboot: bool = False
 
@@ -279,6 +285,7 @@ class HostChange:
     cluster_id: uuid.UUID | None = None
     ssh: SshLogin = field(default_factory=SshLogin)
     way: WayChoice = field(default_factory=WayChoice)
+    require_direct: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

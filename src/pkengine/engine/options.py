@@ -35,6 +35,14 @@ class Options(usage.Options):
         "DIR is made at the first start; the password of admin@internal is then in "
         "DIR/initial-admin-password."
     )
+    optFlags = [  # noqa: RUF012 - the name and form that twisted.python.usage wants
+        [
+            "require-direct",
+            None,
+            "Refuse every agent that dials in through a proxy that ends TLS. [default: only "
+            "those of hosts that require it]",
+        ],
+    ]
     optParameters = [  # noqa: RUF012 - the name and form that twisted.python.usage wants
         ["state", "s", DEFAULT_STATE, "Folder of keys, settings and the database."],
         [
@@ -145,6 +153,7 @@ def makeService(options: Options) -> IService:
         way=WayChoice(
             connection=connection_of(options["connection"]), mechanism=options["mechanism"]
         ),
+        require_direct=bool(options["require-direct"]),
         keep=Keep(
             events_days=options["keep-events"],
             audit_days=options["keep-audit"],

@@ -33,6 +33,7 @@ from pkengine.engine.hosts.agent_ways import AgentWays
 from pkengine.engine.hosts.arrivals import Arrivals
 from pkengine.engine.hosts.batches import HostBatches
 from pkengine.engine.hosts.dial_in import DialIn
+from pkengine.engine.hosts.direct_paths import DirectPaths
 from pkengine.engine.hosts.entrance import Entrance
 from pkengine.engine.hosts.known_keys import KnownKeys
 from pkengine.engine.hosts.monitor import Monitor
@@ -84,6 +85,7 @@ class Engine(Service):
         agent_server: how they know the HTTPS server there; see `DialIn.parse`.
         authorized_keys_options: what limits the engine's key on hosts; see `parse_limits`.
         way: how hosts connect of which nothing else is said.
+        require_direct: refuse every agent that dials in through a proxy that ends TLS.
 
         keep: how long events and jobs are kept, or None for the usual.
 
@@ -139,7 +141,9 @@ class Engine(Service):
         authorized_keys_options: str | None = None,
         keep: Keep | None = None,
         way: WayChoice | None = None,
+        require_direct: bool = False,
     ) -> None:
+        self._require_direct = require_direct
         self._keep = keep
         self._terminal = terminal
         self.clock = self._reactor = reactor
@@ -260,11 +264,13 @@ class Engine(Service):
             dial_in=self._dial_in,
         )
         monitor = Monitor(registry, access.connect, reactor, patience=self._patience)
+        self._direct_paths = DirectPaths(registry, arrivals, is_required=self._require_direct)
         self._entrance = Entrance(
             reactor,
             [identity.authenticator(each) for each in OWN_MECHANISMS],
             arrivals,
             arrived=monitor.retry,
+            paths=self._direct_paths,
             registry=registry,
             events=self.events,
         )
@@ -368,6 +374,7 @@ class Engine(Service):
             await self.ssh_key_rotation.stop()
             await self.hosts.stop()
             await self._entrance.close()
+            await self._direct_paths.stop()
             await self._retention.stop()
             await self.user_administration.stop()
             await self.accounts.stop()

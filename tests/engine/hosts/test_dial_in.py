@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from twisted.internet import reactor
@@ -24,6 +26,7 @@ from pkengine.channel.verbs import GET_STATS, Nothing
 from pkengine.engine.events import EventCode
 from pkengine.engine.hosts import network
 from pkengine.engine.hosts.dial_in import DialIn
+from pkengine.engine.hosts.direct_paths import DirectPaths
 from pkengine.engine.hosts.entrance import Entrance
 from pkengine.engine.model import Event, Host, HostConnection, HostKey, HostStatus, KeySource
 from pkengine.errors import (
@@ -37,11 +40,13 @@ from pkengine.errors import (
 from pkengine.keys import KeyPair, Pin
 from tests.channel.https import serve_https, url_of
 from tests.engine.hosts.fakes import ADMIN, CAPABILITIES, STATS
-from tests.engine.hosts.keys import ADDED, pinned
+from tests.engine.hosts.keys import ADDED, host_trust, pinned
 from tests.engine.hosts.test_network import AGENT_KEY, ENGINE_KEY, HostsTestCase
 
 
-class DialInTests(HostsTestCase):
+class DialInCase(HostsTestCase):
+    """An engine that agents can dial, and an agent that nobody else reaches."""
+
     timeout = 60
     dial_in = DialIn("wss://engine.example/pkengine/agent", "authority")
 
@@ -49,11 +54,13 @@ class DialInTests(HostsTestCase):
         await super().setUp()
         await self.listener.stopListening()  # nobody reaches this agent
         identity = IdentityParts(ENGINE_KEY, self.trust, self.secrets)
+        self.paths = DirectPaths(self.registry, self.arrivals, is_required=False)
         self.entrance = Entrance(
             reactor,
             [identity.authenticator(each) for each in OWN_MECHANISMS],
             self.arrivals,
             arrived=self.monitor.retry,
+            paths=self.paths,
             registry=self.registry,
             events=self.events,
         )
@@ -63,10 +70,12 @@ class DialInTests(HostsTestCase):
         self.entrance.put_into(agents)
         await self.entrance.open()
         self.https_port = await serve_https(self, Site(root), ENGINE_KEY)
+        self.https_pin = ENGINE_KEY.pin
 
     async def tearDown(self) -> None:
         await self.hosts.stop()
         await self.entrance.close()
+        await self.paths.stop()
         await self.store.close()
 
     async def know(self, status: HostStatus, **changes: Any) -> Host:
@@ -88,7 +97,7 @@ class DialInTests(HostsTestCase):
         url = url_of(self.https_port, f"/pkengine/agent/{mechanism}")
         return await connect_channel(
             reactor,
-            engine_endpoint(reactor, url, pin=ENGINE_KEY.pin),
+            engine_endpoint(reactor, url, pin=self.https_pin),
             identity.authenticator(mechanism),
             expected="engine",
             verbs=self.agent.verbs,
@@ -100,6 +109,25 @@ class DialInTests(HostsTestCase):
         channel = await self.dial()
         return await up, channel
 
+    async def know_by(
+        self, mechanism: str, status: HostStatus, **changes: Any
+    ) -> tuple[Host, Callable[[], Awaitable[Channel]]]:
+        """Put a host into the database; give how its agent dials, too."""
+        host_id = uuid.uuid4()
+        if mechanism in SHARED_KEY_MECHANISMS:
+            ours, theirs = agree(mechanism, "engine", str(host_id))
+            dial = partial(self.dial_by, theirs)
+        else:
+            ours = AGENT_KEY.pin
+            dial = partial(self.dial, mechanism=mechanism)
+        key = host_trust().host_key(ours, mechanism, KeySource.DEPLOYED, ADDED)
+        about = {"id": host_id, "mechanism": mechanism, "keys": (key,)}
+        # What a removal takes from the agent, it has again.
+        self.agent.trust.add(TrustedPeer("engine", ENGINE_KEY.pin))
+        return await self.know(status, **about, **changes), dial
+
+
+class DialInTests(DialInCase):
     async def test_a_host_whose_agent_has_not_dialled_in_is_missed_and_is_up_when_it_does(
         self,
     ) -> None:
@@ -194,6 +222,29 @@ class DialInTests(HostsTestCase):
         self.assertFalse(second.closed.called)
         self.assertNotIn(EventCode.HOST_CONNECTING, codes)
         self.assertIs((await self.registry.get(host.id)).status, HostStatus.UP)
+
+    async def test_the_newer_connection_wins_and_removal_ends_it_whatever_the_mechanism(
+        self,
+    ) -> None:
+        for mechanism in OWN_MECHANISMS:
+            told: Deferred[Event] = Deferred()
+
+            def hear(event: Event, told: Deferred[Event] = told) -> None:
+                if event.code == EventCode.AGENT_DIALLED_IN_ANEW and not told.called:
+                    told.callback(event)
+
+            end = self.events.subscribe(hear)
+            host, dial = await self.know_by(mechanism, HostStatus.MAINTENANCE, name=mechanism)
+            first, second = await dial(), await dial()
+            await first.closed
+            self.assertEqual((await told).host_id, host.id)
+            end()
+            self.assertFalse(second.closed.called)
+            await self.hosts.remove(host.id, ADMIN)
+            await second.closed
+            self.assertEqual(list(self.trust.peers()), [])
+            with self.assertRaises(AuthenticationError):
+                await dial()
 
     async def test_a_key_that_belongs_to_no_host_is_refused(self) -> None:
         with self.assertRaises(AuthenticationError):

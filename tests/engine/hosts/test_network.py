@@ -164,11 +164,10 @@ class HostsTestCase(TestCase):
     async def know(self, status: HostStatus, **changes: Any) -> Host:
         """Put a host with the agent's key into the database, as after an installation."""
         host = Host(
-            id=uuid.uuid4(),
             cluster_id=(await Clusters(self.store).default()).id,
             status=status,
             port=self.port,
-            **{"name": "h1", "address": changes.get("name", "127.0.0.1")}
+            **{"id": uuid.uuid4(), "name": "h1", "address": changes.get("name", "127.0.0.1")}
             | {"keys": pinned(AGENT_KEY.pin)}
             | changes,
         )

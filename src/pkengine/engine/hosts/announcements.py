@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 
+from pkengine.auth.channel_binding import DIRECT, PROXIED, UNKNOWN
 from pkengine.auth.peer import PeerKey
 from pkengine.engine.events import EventCode, Events
 from pkengine.engine.hosts.lifecycle import Trigger
@@ -28,6 +29,12 @@ _KEY_SOURCES = {
     HostKeySource.FIRST_USE: "trusted on first use: compare it with the one on its console",
     HostKeySource.APPROVED: "the one that was approved",
     HostKeySource.PROVED: "the one that it had proved by the one before",
+}
+
+_PATHS = {
+    DIRECT: "TLS goes from end to end between Host {host} and the engine.",
+    PROXIED: "A proxy ends TLS between Host {host} and the engine.",
+    UNKNOWN: "Whether a proxy ends TLS between Host {host} and the engine is unknown.",
 }
 
 _SEEN = {
@@ -289,6 +296,24 @@ class Announcements:
         code, severity, text = _SEEN[trigger]
         text = text.format(host=host.name, detail=detail).strip()
         return self._events.draft(code, severity, text, host=host)
+
+    def path_found(self, host: Host, before: str) -> Event:
+        """The agent answered, and it is another matter than before whether a proxy is between."""
+        text = _PATHS.get(host.tls_path, _PATHS[UNKNOWN]).format(host=host.name)
+        was = f" Before, it was {before}." if before else ""
+        severity = Severity.NORMAL if host.tls_path == DIRECT else Severity.WARNING
+        return self._events.draft(EventCode.TLS_PATH_CHANGED, severity, text + was, host=host)
+
+    def path_refused(self, host: Host, path: str, address: str) -> Event:
+        """An agent came by a path on which TLS does not go from end to end."""
+        return self._events.draft(
+            EventCode.AGENT_BEHIND_PROXY_REFUSED,
+            Severity.ERROR,
+            f"The agent of Host {host.name} came from {address} and is refused: the TLS path is "
+            f"{path}, and a direct one is required. Remove the proxy that ends TLS, or no longer "
+            "require a direct path.",
+            host=host,
+        )
 
     def _normal(self, code: EventCode, text: str, host: Host, origin: Origin) -> Event:
         return self._events.draft(code, Severity.NORMAL, text, host=host, origin=origin)

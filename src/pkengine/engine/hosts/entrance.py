@@ -20,6 +20,7 @@ from pkengine.channel.engine_url import AGENT_PATH
 from pkengine.channel.websocket_server import WebSocketResource
 from pkengine.engine.events import EventCode, Events
 from pkengine.engine.hosts.arrivals import Arrivals
+from pkengine.engine.hosts.direct_paths import DirectPaths
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.model import Severity
 from pkengine.engine.tasks import Tasks
@@ -35,6 +36,7 @@ class Entrance:
         authenticators: the mechanisms that are taken.
         arrivals: gets the channels.
         arrived: is called with the id of each host whose agent has come.
+        paths: knows who must come by a direct path.
         registry: knows the names of hosts.
         events: hears of an agent that comes twice.
     """
@@ -48,12 +50,14 @@ class Entrance:
         arrivals: Arrivals,
         *,
         arrived: Callable[[uuid.UUID], object],
+        paths: DirectPaths,
         registry: HostRegistry,
         events: Events,
     ) -> None:
         self._reactor = reactor
         self._arrivals = arrivals
         self._arrived = arrived
+        self._paths = paths
         self._registry = registry
         self._events = events
         self._tasks = Tasks()
@@ -91,6 +95,8 @@ class Entrance:
             address=channel.peer_address,
             mechanism=channel.authenticated.mechanism,
         )
+        if not self._paths.takes(host_id, channel):
+            return
         former = self._arrivals.add(host_id, channel)
         if former is not None:
             self._tasks.spawn("telling of an agent", self._tell(host_id, channel, former))

@@ -65,6 +65,7 @@ def new_host(new: NewHost, default_cluster: uuid.UUID) -> Host:
         port=new.port,
         comment=new.comment,
         description=new.description,
+        require_direct=new.require_direct,
     )
     return checked(replace(host, ssh=with_login(host.ssh, new.ssh)))
 
@@ -85,6 +86,7 @@ def changed_host(host: Host, change: HostChange) -> Host:
             comment=_or(change.comment, host.comment),
             description=_or(change.description, host.description),
             cluster_id=_or(change.cluster_id, host.cluster_id),
+            require_direct=_or(change.require_direct, host.require_direct),
             ssh=with_login(host.ssh, change.ssh),
         )
     )
@@ -115,6 +117,7 @@ def differences(old: Host, new: Host) -> list[str]:
         ("SSH host key", old.ssh.public_key, new.ssh.public_key),
         ("jump hosts", _joined(old.ssh.jumps), _joined(new.ssh.jumps)),
         ("cluster", old.cluster_id, new.cluster_id),
+        ("require direct", old.require_direct, new.require_direct),
     )
     found = [
         f"{what} {before or 'none'} became {after or 'none'}"

@@ -16,6 +16,7 @@ from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from pkengine.auth.channel_binding import DIRECT, UNKNOWN
 from pkengine.channel.verbs import GET_STATS, HostStats, Nothing
 from pkengine.engine.hosts.agent_report import AgentChannel, AgentReport, examine
 from pkengine.engine.hosts.lifecycle import Trigger, advance, permits
@@ -93,6 +94,7 @@ class HostWatch:
         self._uniform = uniform
         self._failures = 0
         self._last_failure = ""
+        self._path = host.tls_path
         self._grace: IDelayedCall | None = None
         self._wake: Deferred[None] | None = None
         self._replaced: Deferred[None] | None = None
@@ -164,6 +166,7 @@ class HostWatch:
         try:
             self.channel = channel
             await self._answered(await examine(channel))
+            await self._came_by(channel.authenticated.facts.get("tls_path", UNKNOWN))
             while True:
                 self.statistics = await channel.call(
                     GET_STATS,
@@ -205,6 +208,26 @@ class HostWatch:
             )
 
         await self._report(Trigger.ANSWERED, learn=learn)
+
+    async def _came_by(self, path: str) -> None:
+        """Keep whether a proxy ends TLS on the way, and tell of it where that has changed."""
+        if path == self._path:
+            return
+        before = ""
+
+        def change(host: Host) -> Host:
+            nonlocal before
+            before = host.tls_path
+            return replace(host, tls_path=path)
+
+        def tell(host: Host) -> list[Event]:
+            # That it is direct when an agent answers first, is what everybody expects.
+            if path == before or (not before and path == DIRECT):
+                return []
+            return [self._registry.announcements.path_found(host, before)]
+
+        await self._registry.change(self.host.id, change, tell)
+        self._path = path
 
     async def _lost(self, reason: str) -> None:
         self._last_failure = reason

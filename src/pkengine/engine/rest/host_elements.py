@@ -59,6 +59,7 @@ _NEXT_WAY = Element(
 TRUST = Element(
     "trust",
     fields=(
+        Field("tls_path", LINE, text_of("tls_path")),
         Field("keys", ListOf("key", _HOST_KEY), attrgetter("keys")),
         Field("next_way", _NEXT_WAY, attrgetter("next_way")),
     ),
@@ -218,6 +219,7 @@ HOST = Element(
         Field("address", LINE, attrgetter("address"), is_read=True),
         Field("port", PORT, attrgetter("port"), is_read=True),
         *WAY_FIELDS,
+        Field("require_direct", BOOLEAN, attrgetter("require_direct"), is_read=True),
         Field("cluster", CLUSTER_REFERENCE, itself, is_read=True),
         Field("status", Enumerated(HostStatus), attrgetter("status")),
         Field("status_detail", TEXT, text_of("status_detail")),

@@ -120,6 +120,7 @@ class HostResource:
             cluster_id=await read_cluster_id(self._clusters, document.get("cluster")),
             ssh=read_login(document),
             way=read_way(document),
+            require_direct=document.get("require_direct", False),
             activate=call.boolean("activate", True),
             reboot=call.boolean("reboot", False),
         )
@@ -142,6 +143,7 @@ class HostResource:
             cluster_id=await read_cluster_id(self._clusters, document.get("cluster")),
             ssh=read_login(document),
             way=read_way(document),
+            require_direct=document.get("require_direct"),
         )
         return Answer(element=HOST, one=await self._hosts.update(host_id, change, call.origin))
 

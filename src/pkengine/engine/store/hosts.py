@@ -220,6 +220,8 @@ def _values(host: Host) -> Mapping[str, object]:
         "agent_version": host.agent_version,
         "reinstallation_required": host.reinstallation_required,
         "update_available": host.update_available,
+        "require_direct": host.require_direct,
+        "tls_path": host.tls_path,
     }
 
 
@@ -274,6 +276,8 @@ def _host(row: Row[Any], keys: Iterable[HostKey]) -> Host:
         agent_version=row.agent_version,
         reinstallation_required=row.reinstallation_required,
         update_available=row.update_available,
+        require_direct=row.require_direct,
+        tls_path=row.tls_path,
     )
 
 

@@ -105,6 +105,8 @@ hosts = Table(
     Column("agent_version", String(100), nullable=False),
     Column("reinstallation_required", Boolean, nullable=False),
     Column("update_available", Boolean, nullable=False, server_default=false()),
+    Column("require_direct", Boolean, nullable=False, server_default=false()),
+    Column("tls_path", String(40), nullable=False, server_default=""),
     Column("created", UtcDateTime, nullable=False),
 )
 
