@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from twisted.internet.defer import ensureDeferred
 
-from pkengine.engine.model import HostStatus
-from tests.integration.engine_case import EngineTestCase
+from pkengine.engine.events import EventCode
+from pkengine.engine.model import HostStatus, SshLogin, StepStatus
+from tests.integration.engine_case import ADMIN, EngineTestCase
 
 
 class ServiceTests(EngineTestCase):
@@ -77,3 +78,28 @@ class ServiceTests(EngineTestCase):
         await self.real.join()
         await self.until(added.id, HostStatus.UP)
         self.assertEqual([HostStatus.CONNECTING, HostStatus.NON_RESPONSIVE, HostStatus.UP], seen)
+
+    async def test_an_agent_is_restarted_by_ssh(self) -> None:
+        added = await self.add_up(self.real)
+        before = await self.show("MainPID")
+        job = await self.engine.hosts.upkeep.restart_agent(added.id, SshLogin(), ADMIN)
+        self.assertEqual(StepStatus.FINISHED, (await self.engine.jobs.get(job.id)).status)
+        self.assertNotEqual(before, await self.show("MainPID"))
+        up = await self.until(added.id, HostStatus.UP)
+        self.assertEqual(added.keys, up.keys)
+        await self.assert_event(EventCode.HOST_AGENT_RESTARTED, "was restarted by SSH")
+
+    async def test_a_host_is_rebooted_by_ssh_and_told_whether_it_answers(self) -> None:
+        added = await self.add_up(self.real)
+        upkeep = self.engine.hosts.upkeep
+        self.assertTrue(await upkeep.is_answering(added.id))
+        missed = ensureDeferred(self.until(added.id, HostStatus.CONNECTING))
+        await upkeep.reboot(added.id, SshLogin(), ADMIN)
+        await missed
+        up = await self.until(added.id, HostStatus.UP)
+        self.assertEqual(added.keys, up.keys)
+        self.assertTrue(await upkeep.is_answering(added.id))
+        await self.assert_event(EventCode.HOST_RESTARTED, "was restarted by SSH")
+        await self.real.cut()
+        await self.until(added.id, HostStatus.NON_RESPONSIVE)
+        self.assertFalse(await upkeep.is_answering(added.id))

@@ -7,11 +7,14 @@ prints one JSON object with what the SDK made of the answers.
 from __future__ import annotations
 
 import json
+import ssl
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import ovirtsdk4 as sdk
 from ovirtsdk4 import types
@@ -137,8 +140,30 @@ def main(url: str, ca_file: str, user: str, password_file: str) -> dict[str, Any
     found["steps"] = sorted({(step.description, step.status.value) for step in steps})
     host.deactivate()
     wait(lambda: host.get().status == types.HostStatus.MAINTENANCE)
-    host.remove(force=True)
+    host.remove(force=True, async_=True)
     found["removed"] = failure(host.get)
+
+    register(url, ca_file, address="192.0.2.7", uniqueId="4c4c4544", name="sdk2")
+    [pending] = hosts.list(search="status=pending_approval")
+    found["pending"] = [pending.name, pending.status.value]
+    waiting = hosts.host_service(pending.id)
+    found["not_approved"] = failure(waiting.activate)
+    waiting.approve(
+        activate=True,
+        cluster=types.Cluster(name="Default"),
+        host=types.Host(
+            ssh=types.Ssh(authentication_method=types.SshAuthenticationMethod.PUBLICKEY)
+        ),
+        query={"correlation_id": "approved-by-the-sdk"},
+    )
+    wait(lambda: waiting.get().status == types.HostStatus.UP)
+    found["approved"] = [
+        (event.code, event.user.user_name if event.user else "")
+        for event in events.list(search="correlation_id=approved-by-the-sdk and type=498")
+    ]
+    waiting.deactivate()
+    wait(lambda: waiting.get().status == types.HostStatus.MAINTENANCE)
+    waiting.remove()
 
     seen = events.list(from_=last_event, max=1000)
     found["events"] = [(event.code, event.host.name if event.host else None) for event in seen]
@@ -161,6 +186,16 @@ def main(url: str, ca_file: str, user: str, password_file: str) -> dict[str, Any
         )
     )
     return found
+
+
+def register(url: str, ca_file: str, **parameters: str) -> None:
+    """Let a host ask to be managed, as `vdsm-tool register` does."""
+    query = urlencode({"version": "1", "command": "register", **parameters})
+    with urlopen(
+        f"{url.removesuffix('/api')}/services/host-register?{query}",
+        context=ssl.create_default_context(cafile=ca_file),
+    ) as answer:
+        assert answer.read() == b"OK\n"
 
 
 def failure(function: Callable[[], Any]) -> tuple[str, int | None, str]:
