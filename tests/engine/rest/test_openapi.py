@@ -102,19 +102,23 @@ class AtOnce(list[Deferred[None]]):
 
 
 class SchemathesisTests(HttpsCase):
-    timeout = 300
+    timeout = 400
     if importlib.util.find_spec("schemathesis") is None:
         skip = "schemathesis is missing: pip install 'pkengine[test]'"
 
-    async def test_engine_keeps_to_its_description(self) -> None:
-        host_id = await self.engine.add_host_that_is_up()
+    async def setUp(self) -> None:
+        await super().setUp()
+        self.host_id = await self.engine.add_host_that_is_up()
         self.engine.network.deployments = AtOnce()
         # It tries wrong passwords on purpose, and wants to be told that they are wrong.
         for name in ("FREE_FOR_USER", "FREE_FOR_ADDRESS"):
             self.patch(login_throttle, name, 10**6)
+
+    async def run_phases(self, phases: str, *options: str) -> None:
         folder = Path(self.mktemp())
         folder.mkdir()
-        (folder / "schemathesis.toml").write_text(f'[parameters]\n"path.host_id" = "{host_id}"\n')
+        parameters = f'[parameters]\n"path.host_id" = "{self.host_id}"\n'
+        (folder / "schemathesis.toml").write_text(parameters)
         output, errors, status = await getProcessOutputAndValue(
             sys.executable,
             (
@@ -124,16 +128,20 @@ class SchemathesisTests(HttpsCase):
                 *("--header", f"Authorization: {self.engine.authorization}"),
                 *("--header", "Accept: application/json"),
                 *("--checks", ",".join(CHECKS)),
-                *("--phases", "examples,coverage,fuzzing"),
-                # Few examples, and always the same: each run of the tests tells the same.
-                *("--max-examples", "3", "--generation-deterministic"),
-                *("--seed", "1", "--workers", "1"),
-                *("--request-timeout", "20", "--max-time", "120"),
-                "--no-color",
-                *("--warnings", "off", "--continue-on-failure"),
+                *("--phases", phases, *options),
+                # The same each time, so that each run of the tests tells the same.
+                *("--generation-deterministic", "--workers", "1"),
+                *("--request-timeout", "20", "--max-time", "60"),
+                *("--no-color", "--warnings", "off", "--continue-on-failure"),
             ),
             env=os.environ,
             path=str(folder),
         )
         self.assertEqual(status, 0, (output + errors).decode(errors="replace")[-60_000:])
         self.assertEqual(self.flushLoggedErrors(), [])
+
+    async def test_engine_keeps_to_its_description(self) -> None:
+        await self.run_phases("examples,coverage")
+
+    async def test_engine_keeps_to_it_whatever_is_sent(self) -> None:
+        await self.run_phases("fuzzing", "--max-examples", "3")

@@ -62,6 +62,12 @@ _REFUSALS = {
     "503": "The database cannot be used, or the engine is starting.",
 }
 
+#: The same, where the request was not even read.
+_REFUSALS_WITHOUT_BODY = {
+    "414": "The address is too long.",
+    "431": "A header is too long.",
+}
+
 _EXAMPLES: Mapping[tuple[str, str], Any] = {
     ("POST", "/hosts"): {
         "name": "web1",
@@ -138,7 +144,8 @@ def description(routes: Iterable[Route], follower: Follower) -> _Schema:
                     "content": {JSON: {"schema": _REFUSAL}, XML: {}},
                 }
                 for status, text in _REFUSALS.items()
-            },
+            }
+            | {status: {"description": text} for status, text in _REFUSALS_WITHOUT_BODY.items()},
         },
     }
 
@@ -172,7 +179,10 @@ def _operation(path: str, route: Route, follower: Follower) -> _Schema:
         "parameters": [*_path_parameters(route), *_query_parameters(route, follower)],
         "responses": {
             str(route.status): _success(route),
-            **{status: {"$ref": f"#/components/responses/{status}"} for status in _REFUSALS},
+            **{
+                status: {"$ref": f"#/components/responses/{status}"}
+                for status in (*_REFUSALS, *_REFUSALS_WITHOUT_BODY)
+            },
         },
     }
     if route.is_action or route.status == 201:

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.error import ConnectionClosed
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.logger import Logger
 from twisted.web.server import Request
 from zope.interface import implementer
@@ -18,6 +18,9 @@ from zope.interface import implementer
 from pkengine.engine.rest.elements import ACTION, FAULT, ActionResult
 from pkengine.engine.rest.faults import Fault
 from pkengine.engine.rest.negotiation import XML, Form, accepts_gzip
+
+#: Who reads nothing of an answer for so long is cut off.
+LONGEST_PAUSE_S = 60.0
 
 _WORTH_COMPRESSING = 1024
 _COMPRESSION_LEVEL = 4
@@ -68,16 +71,24 @@ async def send_pieces(request: Request, content_type: str, pieces: AsyncIterator
         await _write(request, _compressed(whole) if compress else whole)
     except CancelledError:
         raise
+    except TimeoutError:
+        _log.info("A client that reads nothing of its answer is cut off")
+        await _cut(request)
     except Exception:
         _log.failure("An answer broke off in the middle")
-        connection: Any = request.channel.transport
-        connection.abortConnection()
-        with suppress(ConnectionClosed):
-            await request.notifyFinish()
+        await _cut(request)
+
+
+async def _cut(request: Request) -> None:
+    connection: Any = request.channel.transport
+    connection.abortConnection()
+    with suppress(ConnectionClosed):
+        await request.notifyFinish()
 
 
 async def _write(request: Request, pieces: AsyncIterator[bytes]) -> None:
-    flow = _Flow()
+    assert request.site is not None
+    flow = _Flow(request.site.reactor)
     request.registerProducer(flow, True)
     try:
         async for piece in pieces:
@@ -117,9 +128,14 @@ async def _compressed(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 @implementer(IPushProducer)
 class _Flow:
-    """Lets a writer wait while the connection has not taken what it was given."""
+    """Lets a writer wait while the connection has not taken what it was given.
 
-    def __init__(self) -> None:
+    Args:
+        clock: measures how long that takes.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
         self._is_paused = False
         self._is_gone = False
         self._waiting: Deferred[None] | None = None
@@ -129,9 +145,11 @@ class _Flow:
 
         Raises:
             CancelledError: the client has gone.
+            TimeoutError: it has taken nothing for `LONGEST_PAUSE_S`.
         """
         if self._is_paused and not self._is_gone:
             self._waiting = Deferred()
+            self._waiting.addTimeout(LONGEST_PAUSE_S, self._clock)
             await self._waiting
         if self._is_gone:
             raise CancelledError

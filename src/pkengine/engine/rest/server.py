@@ -86,6 +86,10 @@ class BoundedRequest(server.Request):
 class DeadlineChannel(http.HTTPChannel):
     """A connection that gives each request `IDLE_TIMEOUT_S` to arrive, however its octets drip."""
 
+    #: The longest search in percent-encoding fits, with all else that there may be beside it.
+    MAX_LENGTH = 32 * 1024
+    totalHeadersSize = 64 * 1024
+
     _is_arriving = False
 
     def dataReceived(self, data: bytes) -> None:
