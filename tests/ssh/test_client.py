@@ -189,6 +189,18 @@ class HostKeyTests(ClientTestCase):
 
 
 class LoginTests(ClientTestCase):
+    async def test_a_key_pair_serves_several_fetches_and_one_login(self):
+        server = self.serve(ED25519, ECDSA)
+        fetched = [await fetch_host_keys(reactor, "127.0.0.1", server.port) for _ in range(2)]
+        self.assertEqual(fetched[0], fetched[1])
+        for _ in range(2):
+            await self.connect(server)
+        ours = [dict(connection.messages)[ECDH_INIT] for connection in server.connections]
+        kexinits = [dict(connection.messages)[KEXINIT] for connection in server.connections]
+        self.assertEqual(len(set(ours[:4])), 1)
+        self.assertEqual(len(set(ours)), 3)
+        self.assertEqual(len(set(kexinits)), 6)  # so each signature is over something new
+
     async def test_a_password_lets_the_user_in(self):
         connection = await self.connect(self.serve())
         self.assertEqual(connection.authenticated_by, "password")

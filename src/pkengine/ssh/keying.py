@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from pkengine.keys import SshPublicKey
 from pkengine.ssh.certificate import CERTIFICATE_SUFFIX, certified_key
 from pkengine.ssh.ciphers import Keys, Opener, Sealer, opener, sealer
 from pkengine.ssh.host_keys import HOST_KEY_ALGORITHMS
-from pkengine.ssh.key_exchange import METHODS
+from pkengine.ssh.key_exchange import METHODS, KeyExchange
 from pkengine.ssh.negotiation import Agreement
 from pkengine.ssh.signature import is_genuine
 from pkengine.ssh.wire import MalformedMessage, Reader, string
@@ -38,6 +39,9 @@ class Keying(SSHCiphers):
     Args:
         agreement: the algorithms.
         said: what both sides said before.
+        keeps_secrets: something secret will be said.  Where not, the key pair of this side is
+            that of other such exchanges: what the host signs is new by both sides' random
+            KEXINIT all the same.
 
     Attributes:
         init: what this side sends.
@@ -47,13 +51,13 @@ class Keying(SSHCiphers):
     sealer: Sealer | None = None
     opener: Opener | None = None
 
-    def __init__(self, agreement: Agreement, said: Said) -> None:
+    def __init__(self, agreement: Agreement, said: Said, *, keeps_secrets: bool = True) -> None:
         out, in_ = agreement.cipher_out.encode(), agreement.cipher_in.encode()
         super().__init__(out, in_, agreement.mac_out.encode(), agreement.mac_in.encode())
         self._agreement = agreement
         self._said = said
         self._hash, begin = METHODS[agreement.exchange]
-        self._method = begin()
+        self._method = begin() if keeps_secrets else _reused(agreement.exchange)
         self.init = self._method.init
 
     def finish(self, reply: bytes, judge: Callable[[SshPublicKey], None]) -> tuple[bytes, bytes]:
@@ -122,3 +126,8 @@ class Keying(SSHCiphers):
         self.sealer = sealer(chosen.cipher_out, chosen.mac_out, Keys(outIV, outKey, outInteg))
         self.opener = opener(chosen.cipher_in, chosen.mac_in, Keys(inIV, inKey, inInteg))
         self.encBlockSize = self.decBlockSize = 16  # tells conch that there are keys
+
+
+@functools.cache
+def _reused(exchange: str) -> KeyExchange:
+    return METHODS[exchange][1]()

@@ -9,7 +9,7 @@ sides then agree on is still the first of the longer list that both have.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from pkengine.ssh.ciphers import CIPHERS, MACS
@@ -73,7 +73,7 @@ class ClientOffer:
     def is_too_narrow_for(self, host: Offer) -> bool:
         """Tell whether the host has something that only a wide offer has."""
         return any(
-            set(ours).isdisjoint(theirs) and not set(all_of_ours).isdisjoint(theirs)
+            not _meet(ours, theirs) and _meet(all_of_ours, theirs)
             for ours, all_of_ours, theirs in (
                 (self.lists.exchanges, METHODS, host.exchanges),
                 (self.wanted, _algorithms(KEY_TYPES), host.host_keys),
@@ -91,3 +91,7 @@ def _algorithms(key_types: Iterable[str]) -> tuple[str, ...]:
         for key_type in dict.fromkeys(key_types)
         for algorithm in HOST_KEY_ALGORITHMS[key_type]
     )
+
+
+def _meet(ours: Iterable[str], theirs: Collection[str]) -> bool:
+    return any(name in theirs for name in ours)

@@ -162,6 +162,7 @@ class SshTransport(PacketTransport):
                 self.ourKexInitPayload,
                 their_kexinit,
             ),
+            keeps_secrets=not self._verifier.is_key_enough,
         )
         self.nextEncryptions = self._keying
         self.incomingCompressionType = self.outgoingCompressionType = b"none"
