@@ -139,6 +139,14 @@ class EngineTests(TestCase):
         self.assertIn("Name the proxies that are believed with --trusted-proxies", said)
         self.assertIn("'proxy.example'", await self.refusal("--trusted-proxies", "proxy.example"))
 
+    async def test_a_default_way_that_cannot_be_gone_is_refused(self) -> None:
+        for arguments, expected in (
+            (("--connection", "agent-dials"), "--agent-url"),
+            (("--mechanism", "hmac"), "needs the connection 'agent-dials'"),
+            (("--connection", "both"), "expected engine-dials or agent-dials"),
+        ):
+            self.assertIn(expected, await self.refusal(*arguments))
+
     async def test_a_folder_that_cannot_be_made_is_named(self) -> None:
         self.state.write_text("a file")
         self.assertIn(str(self.state), await self.refusal(state=self.state / "below"))

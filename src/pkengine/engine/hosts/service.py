@@ -327,13 +327,14 @@ class Hosts:
             Conflict: its status does not allow that.
             BadRequest, SshError: as for `add`; the host stays as it is.
         """
-        host = self._agent_ways.applied(await self._registry.get(host_id), way or WayChoice())
+        host = await self._registry.get(host_id)
 
         def tell(host: Host) -> list[Event]:
             return [self._tell.installing(host, origin)]
 
         async with self._tell.refusal(EventCode.DECISION_REFUSED, "install", host, origin):
             _refuse_reboot(reboot)
+            host = self._agent_ways.applied(host, way or WayChoice())
             return await self._install(
                 Trigger.INSTALL, host, login, origin, tell, activate=activate
             )
@@ -359,13 +360,14 @@ class Hosts:
             Conflict: it does not wait for approval.
             BadRequest, SshError: as for `add`; the host stays as it is.
         """
-        host = self._agent_ways.applied(await self._registry.get(host_id), way or WayChoice())
+        host = await self._registry.get(host_id)
 
         def tell(host: Host) -> list[Event]:
             return [self._tell.approved(host, origin), self._tell.installing(host, origin)]
 
         async with self._tell.refusal(EventCode.HOST_APPROVE_FAILED, "approve", host, origin):
             _refuse_reboot(reboot)
+            host = self._agent_ways.applied(host, way or WayChoice())
             if cluster_id is not None:
                 host = replace(host, cluster_id=(await self._clusters.get(cluster_id)).id)
             return await self._install(
