@@ -12,13 +12,14 @@ import psutil
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SkipTest, TestCase
 
 from pkengine.cli.demo.engine_process import EngineProcess
 from pkengine.cli.demo.show import free_port
 from pkengine.cli.demo.ssh_host import USER, ThrowAwayHost
 from pkengine.keys import SshPublicKey
 from tests.cli.running import Ended, environment, pkengine
+from tests.ssh.ssh_agent import SshAgent, is_available
 
 OTHER = "SHA256:irHeg88RepKvs+ZpOgfV1WRlhQDwlLdkI+71yGHIzKE"
 
@@ -53,10 +54,11 @@ class RealEngineTests(TestCase):
     async def run_command(self, *arguments: str, **how: Any) -> Ended:
         return await pkengine("--state", str(self.engine.state), *arguments, **how)
 
-    async def add(self, name: str, address: str, *arguments: str) -> Ended:
+    async def add(self, name: str, address: str, *arguments: str, **how: Any) -> Ended:
         return await self.run_command(
             *("host", "add", name, address, "--ssh-user", USER, "--ssh-port", str(self.host.port)),
             *("--port", str(free_port()), *arguments),
+            **how,
         )
 
     async def names(self) -> list[str]:
@@ -130,6 +132,38 @@ class RealEngineTests(TestCase):
         ended = await self.run_command("ssh-key", "rotate", "--discard-old")
         self.assertEqual(0, ended.status, ended.err)
         self.assertRegex(ended.out, r"\AThe SSH key of the engine is ssh-rsa SHA256:\S+\.\n\Z")
+
+    async def test_a_key_that_is_in_the_users_ssh_agent_alone_lets_the_engine_in(self) -> None:
+        if not is_available():
+            raise SkipTest("ssh-agent is not installed (Debian: openssh-client)")
+        agent = SshAgent()
+        self.addCleanup(lambda: Deferred.fromCoroutine(agent.stop()))
+        await agent.start()
+        key = agent.add_key("-t", "ed25519")
+        (self.host.home / ".ssh").mkdir(mode=0o700)
+        (self.host.home / ".ssh/authorized_keys").write_text(f"{key}\n")
+        options = ("--ssh-agent", "--fingerprint", self.fingerprint)
+
+        without = await self.add(
+            "h4", "127.0.0.1", *options, environ=environment(SSH_AUTH_SOCK="")
+        )
+        self.assertEqual(without.status, 2, without.err)
+        self.assertIn("There is no ssh-agent", without.err)
+
+        added = await self.add(
+            "h4", "127.0.0.1", *options, environ=environment(SSH_AUTH_SOCK=agent.socket)
+        )
+        self.assertEqual((added.status, added.out), (0, "Host h4 is up.\n"), added.err)
+        self.assertIn(
+            f"Signing the login as {USER} at the host with the key {self.fingerprint}, by "
+            f"{key.fingerprint()}.\n",
+            added.err,
+        )
+        self.assertEqual(added.err.count("Signing"), 1)
+        # From now on the engine's own key does.
+        await self.run_command("host", "deactivate", "h4")
+        again = await self.run_command("host", "install", "h4")
+        self.assertEqual(again.status, 0, again.err)
 
     async def test_what_the_engine_refuses_leaves_no_host(self) -> None:
         wrong_password = self.folder / "wrong"

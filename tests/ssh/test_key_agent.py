@@ -3,43 +3,22 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import tempfile
 from hashlib import sha256
-from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, ensureDeferred, succeed
-from twisted.internet.error import ProcessExitedAlready
-from twisted.internet.protocol import Factory, ProcessProtocol, Protocol
+from twisted.internet.protocol import Factory, Protocol
 
 from pkengine.errors import KeyAgentError, SshAuthenticationFailed
 from pkengine.keys import Secret, SshPublicKey
 from pkengine.ssh import connect_key_agent
+from pkengine.ssh.login_signature import LoginRequest, SessionBinding
 from pkengine.ssh.wire import string
 from tests.ssh.clock import ClockedReactor
+from tests.ssh.ssh_agent import SshAgent, is_available
 from tests.ssh.test_openssh import OpenSshTestCase
-
-
-class _Agent(ProcessProtocol):
-    def __init__(self):
-        self.ready, self.ended = Deferred(), Deferred()
-
-    def outReceived(self, data: bytes) -> None:
-        if not self.ready.called:
-            self.ready.callback(None)
-
-    def processEnded(self, reason) -> None:
-        self.ended.callback(None)
-
-    async def stop(self) -> None:
-        try:
-            self.transport.signalProcess("KILL")
-        except ProcessExitedAlready:
-            return
-        await self.ended
 
 
 class SecurityKey:
@@ -52,7 +31,11 @@ class SecurityKey:
         blob = string(key_type.encode()) + string(public) + string(b"ssh:")
         self.keys = (SshPublicKey(key_type, blob),)
 
-    def sign(self, key: SshPublicKey, signed: bytes, algorithm: str) -> Deferred[bytes]:
+    def sign(
+        self, key: SshPublicKey, signed: bytes, algorithm: str, binding: SessionBinding
+    ) -> Deferred[bytes]:
+        assert binding.is_genuine()
+        assert LoginRequest.parse(signed).session_id == binding.session_id
         assert algorithm == key.key_type
         touched = b"\1" + (7).to_bytes(4, "big")
         digests = sha256(b"ssh:").digest() + touched + sha256(signed).digest()
@@ -60,34 +43,18 @@ class SecurityKey:
 
 
 class KeyAgentTests(OpenSshTestCase):
-    if shutil.which("ssh-agent") is None:
+    if not is_available():
         skip = "ssh-agent is not installed (Debian: openssh-client)"
 
     def setUp(self):
         super().setUp()
-        # The path of a socket must be short.
-        folder = Path(tempfile.mkdtemp())
-        self.addCleanup(shutil.rmtree, folder)
-        self.socket = str(folder / "agent")
+        self.agent_process = SshAgent()
+        self.addCleanup(lambda: ensureDeferred(self.agent_process.stop()))
+        self.socket = self.agent_process.socket
 
     async def start_agent(self, *kinds: tuple[str, ...]) -> list[SshPublicKey]:
-        self.agent_process = _Agent()
-        command = ["ssh-agent", "-D", "-a", self.socket]
-        reactor.spawnProcess(self.agent_process, shutil.which("ssh-agent"), command, env={})
-        self.addCleanup(lambda: ensureDeferred(self.agent_process.stop()))
-        await self.agent_process.ready
-        self.directory.mkdir(exist_ok=True)
-        return [self.add_key(f"key-{number}", *kind) for number, kind in enumerate(kinds)]
-
-    def add_key(self, name: str, *kind: str) -> SshPublicKey:
-        path = self.directory / name
-        for command in (
-            ["ssh-keygen", "-q", "-N", "", "-f", str(path), *kind],
-            ["ssh-add", "-q", str(path)],
-        ):
-            env = {"SSH_AUTH_SOCK": self.socket}
-            subprocess.run(command, check=True, stdin=subprocess.DEVNULL, env=env)
-        return SshPublicKey.parse(path.with_suffix(".pub").read_text())
+        await self.agent_process.start()
+        return [self.agent_process.add_key(*kind) for kind in kinds]
 
     async def agent(self, **options):
         agent = await connect_key_agent(reactor, self.socket, **options)

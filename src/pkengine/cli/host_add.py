@@ -14,6 +14,7 @@ from pkengine.cli.host_options import (
     check_at_most_one,
     check_one_way_in,
     jump_way,
+    signing,
     ssh_options,
     ssh_password,
     wait_options,
@@ -79,6 +80,7 @@ def add(
     password_file: str | None,
     is_asking: bool,
     use_engine_key: bool,
+    use_ssh_agent: bool,
     jump: str | None,
     jump_fingerprints: tuple[SshFingerprint, ...],
     jump_password_file: str | None,
@@ -108,23 +110,26 @@ def add(
     """
     key_options = (fingerprint, ssh_public_key, trust_on_first_use or None)
     check_at_most_one(key_options, "--fingerprint, --ssh-public-key and --trust-on-first-use")
-    check_one_way_in(password_file, is_asking, use_engine_key)
+    check_one_way_in(password_file, is_asking, use_engine_key, use_ssh_agent)
     is_key_open = not any(key_options)
     if file is not None:
         if name or fingerprint or ssh_public_key:
             raise click.UsageError(
                 "With --from, the names, addresses and keys of the hosts are in the file."
             )
+        if use_ssh_agent:
+            raise click.UsageError("--ssh-agent is for one host: let the engine's key into many.")
         if not (is_confirmed or is_interactive()):
             raise click.UsageError("Say --yes where nobody can be asked.")
     elif name is None or address is None:
         raise click.UsageError("Give the NAME and the ADDRESS of a host, or --from FILE.")
     elif is_confirmed:
         raise click.UsageError("--yes is for --from; say which key the host must have.")
-    if not (password_file or is_asking or use_engine_key):
+    if not (password_file or is_asking or use_engine_key or use_ssh_agent):
         if not is_interactive():
             raise click.UsageError(
-                "Say how to log in: --password-file, --ask-password or --use-engine-key."
+                "Say how to log in: --password-file, --ask-password, --use-engine-key or "
+                "--ssh-agent."
             )
         is_asking = True
 
@@ -140,26 +145,31 @@ def add(
             confirmed = await confirm_way(client, way)
         if is_key_open:
             given = await confirm_host_key(client, address, ssh_port or 22, confirmed or ())
-        access = SshAccess(
-            port=ssh_port,
-            user=ssh_user,
-            fingerprint=given,
-            public_key=ssh_public_key,
-            password=ssh_password(password_file, is_asking, address),
-            way=confirmed,
-        )
+        password = ssh_password(password_file, is_asking, address)
         since = await newest_event(client)
-        added = await add_host(
-            client,
-            name,
-            address,
-            access,
-            agent_way=agent_way_entity(connection, mechanism, require_direct=require_direct),
-            agent_port=port,
-            cluster=cluster,
-            comment=comment,
-            activate=activate,
-        )
+        key = given or (ssh_public_key.fingerprint() if ssh_public_key else None)
+        user = ssh_user or "root"
+        async with signing(client, use_ssh_agent, user, key, confirmed) as key_agent:
+            access = SshAccess(
+                port=ssh_port,
+                user=ssh_user,
+                fingerprint=given,
+                public_key=ssh_public_key,
+                password=password,
+                way=confirmed,
+                key_agent=key_agent,
+            )
+            added = await add_host(
+                client,
+                name,
+                address,
+                access,
+                agent_way=agent_way_entity(connection, mechanism, require_direct=require_direct),
+                agent_port=port,
+                cluster=cluster,
+                comment=comment,
+                activate=activate,
+            )
         await finish(
             client,
             added,

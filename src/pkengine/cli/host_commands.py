@@ -16,6 +16,7 @@ from pkengine.cli.host_options import (
     check_at_most_one,
     check_one_way_in,
     jump_way,
+    signing,
     ssh_options,
     ssh_password,
     wait_options,
@@ -58,6 +59,7 @@ def install(
     password_file: str | None,
     is_asking: bool,
     use_engine_key: bool,
+    use_ssh_agent: bool,
     jump: str | None,
     jump_fingerprints: tuple[SshFingerprint, ...],
     jump_password_file: str | None,
@@ -75,32 +77,41 @@ def install(
     made anew.
     """
     check_at_most_one((fingerprint, ssh_public_key), "--fingerprint and --ssh-public-key")
-    check_one_way_in(password_file, is_asking, use_engine_key)
+    check_one_way_in(password_file, is_asking, use_engine_key, use_ssh_agent)
     way = jump_way(jump, jump_fingerprints, jump_password_file)
 
     async def work(client: RestClient) -> None:
         from pkengine.cli.host_key_question import confirm_way
         from pkengine.cli.hosts import SshAccess, act, find_host, newest_event
+        from pkengine.cli.ways import stored_way
 
         found = await find_host(client, name)
-        access = SshAccess(
-            port=ssh_port,
-            user=ssh_user,
-            fingerprint=fingerprint,
-            public_key=ssh_public_key,
-            password=ssh_password(password_file, is_asking, found["address"]),
-            way=await confirm_way(client, way) if way else way,
-        )
+        confirmed = await confirm_way(client, way) if way else way
+        password = ssh_password(password_file, is_asking, found["address"])
         since = await newest_event(client)
-        await act(
-            client,
-            found,
-            "install",
-            ssh=access.entity(),
-            activate=activate,
-            reboot=False,
-            **agent_way_entity(connection, mechanism),
-        )
+        stored = found.get("ssh") or {}
+        user = ssh_user or (stored.get("user") or {}).get("user_name") or "root"
+        users_way = confirmed if confirmed is not None else stored_way(stored)
+        key = fingerprint or (ssh_public_key.fingerprint() if ssh_public_key else None)
+        async with signing(client, use_ssh_agent, user, key, users_way) as key_agent:
+            access = SshAccess(
+                port=ssh_port,
+                user=ssh_user,
+                fingerprint=fingerprint,
+                public_key=ssh_public_key,
+                password=password,
+                way=confirmed,
+                key_agent=key_agent,
+            )
+            await act(
+                client,
+                found,
+                "install",
+                ssh=access.entity(),
+                activate=activate,
+                reboot=False,
+                **agent_way_entity(connection, mechanism),
+            )
         await finish(
             client,
             found,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,7 +15,7 @@ from pkengine.errors import InvalidKeyText
 from pkengine.keys import Secret, SshFingerprint, SshPublicKey
 
 if TYPE_CHECKING:
-    from pkengine.cli.rest_client import Entity
+    from pkengine.cli.rest_client import Entity, RestClient
     from pkengine.cli.ways import Way
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -118,6 +119,13 @@ ssh_options = _options(
         is_flag=True,
         help="Log in with the engine's own SSH key; see 'pkengine ssh-key'.",
     ),
+    click.option(
+        "--ssh-agent",
+        "use_ssh_agent",
+        is_flag=True,
+        help="Log in with the keys of your ssh-agent, which signs here; the engine gets no key. A "
+        "password that is given beside it is for sudo.",
+    ),
     jump_options,
 )
 agent_way_options = _options(
@@ -160,12 +168,16 @@ def agent_way_entity(
     return entity
 
 
-def check_one_way_in(path: str | None, is_asking: bool, use_engine_key: bool) -> None:
+def check_one_way_in(
+    path: str | None, is_asking: bool, use_engine_key: bool, use_ssh_agent: bool
+) -> None:
     """Refuse more than one way to log in.
 
     Raises:
         click.UsageError: more than one was given.
     """
+    keys = (use_engine_key or None, use_ssh_agent or None)
+    check_at_most_one(keys, "--use-engine-key and --ssh-agent")
     ways = (path, is_asking or None, use_engine_key or None)
     check_at_most_one(ways, "--password-file, --ask-password and --use-engine-key")
 
@@ -179,6 +191,35 @@ def ssh_password(path: str | None, is_asking: bool, address: str) -> Secret | No
     if path is not None:
         return read_password(path)
     return Secret(ask_password(f"SSH password for {address}")) if is_asking else None
+
+
+@contextlib.asynccontextmanager
+async def signing(
+    client: RestClient,
+    use_ssh_agent: bool,
+    user: str,
+    fingerprint: SshFingerprint | None,
+    way: Way | None,
+) -> AsyncIterator[str | None]:
+    """Let the ssh-agent sign, if that is wanted; gives the id of the relay, or None.
+
+    Args:
+        client: asks the engine.
+        use_ssh_agent: what the option says.
+        user: who is logged in.
+        fingerprint: of the host's key; None leaves it to the engine.
+        way: the machines on the way, of which each may be logged in to by the ssh-agent.
+    """
+    if not use_ssh_agent:
+        yield None
+        return
+    from pkengine.cli.agent_relay import Expected, key_agent_relay
+
+    jumps = way or ()
+    users = {user, *(jump.host.user for jump in jumps)}
+    expected = Expected(users, (fingerprint, *(jump.fingerprint for jump in jumps)))
+    async with key_agent_relay(client, expected) as relay:
+        yield relay
 
 
 def jump_way(

@@ -29,6 +29,7 @@ class SshAccess:
     Attributes:
         password: None to log in with the engine's own SSH key.
         way: the machines on the way; empty is the direct one.
+        key_agent: the relay to an ssh-agent that signs; beside it the password is sudo's.
     """
 
     port: int | None = None
@@ -37,6 +38,7 @@ class SshAccess:
     public_key: SshPublicKey | None = None
     password: Secret | None = None
     way: Way | None = None
+    key_agent: str | None = None
 
     def entity(self) -> Entity:
         """Give the ``ssh`` element of a request."""
@@ -45,9 +47,10 @@ class SshAccess:
             user["user_name"] = self.user
         if self.password is not None:
             user["password"] = self.password.reveal_text()
-        ssh: Entity = {
-            "authentication_method": "publickey" if self.password is None else "password"
-        }
+        is_by_key = self.password is None or self.key_agent is not None
+        ssh: Entity = {"authentication_method": "publickey" if is_by_key else "password"}
+        if self.key_agent is not None:
+            ssh["key_agent"] = self.key_agent
         if user:
             ssh["user"] = user
         if self.port is not None:

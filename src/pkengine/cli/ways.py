@@ -79,3 +79,12 @@ def read_way(
 def way_entity(way: Way) -> Any:
     """Give the ``jump_hosts`` element of a request."""
     return {"jump_host": [jump.entity() for jump in way]}
+
+
+def stored_way(ssh: Entity) -> Way:
+    """Give the way that the engine has stored for a host."""
+    jumps = (ssh.get("jump_hosts") or {}).get("jump_host") or []
+    return tuple(
+        Jump(JumpHost(jump["address"], int(jump["port"]), jump["user"]["user_name"]))
+        for jump in jumps
+    )

@@ -237,6 +237,7 @@ class SshLogin:
         authentication_method: None means a password where one is given, else the key.
         password: used for this request only and stored nowhere.
         jumps: the way to the host; empty is the direct one.
+        key_agent: the relay to the ssh-agent that signs in place of the engine's own key.
     """
 
     port: int | None = None
@@ -246,6 +247,7 @@ class SshLogin:
     fingerprint: SshFingerprint | None = None
     public_key: SshPublicKey | None = None
     jumps: tuple[JumpLogin, ...] | None = None
+    key_agent: uuid.UUID | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

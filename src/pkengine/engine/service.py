@@ -29,6 +29,7 @@ from pkengine.auth.trust import MemoryTrustStore
 from pkengine.engine.accounts import Accounts
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.events import EventCode, Events
+from pkengine.engine.hosts.agent_relays import AgentRelays
 from pkengine.engine.hosts.agent_ways import AgentWays
 from pkengine.engine.hosts.arrivals import Arrivals
 from pkengine.engine.hosts.batches import HostBatches
@@ -122,6 +123,7 @@ class Engine(Service):
     accounts: Accounts
     user_administration: UserAdministration
     hosts: Hosts
+    agent_relays: AgentRelays
     ssh_key_rotation: SshKeyRotation
     host_batches: HostBatches
 
@@ -250,7 +252,9 @@ class Engine(Service):
         registry = HostRegistry(store, self.events, trust, reactor)
         arrivals = Arrivals()
         known_keys = KnownKeys(store, self.events, reactor)
-        ways = SshWays(SshLogins(reactor, self.ssh_keys, self._resolver), known_keys)
+        self.agent_relays = AgentRelays(reactor)
+        logins = SshLogins(reactor, self.ssh_keys, self._resolver)
+        ways = SshWays(logins, known_keys, self.agent_relays)
         access = NetworkAccess(
             reactor,
             key_pair=self.key_pair,
@@ -372,6 +376,7 @@ class Engine(Service):
         try:
             await self.host_batches.stop()
             await self.ssh_key_rotation.stop()
+            self.agent_relays.stop()
             await self.hosts.stop()
             await self._entrance.close()
             await self._direct_paths.stop()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from twisted.conch.error import ConchError
 from twisted.conch.ssh.agent import (
@@ -19,6 +20,7 @@ from twisted.python.failure import Failure
 
 from pkengine.errors import InvalidKeyText, KeyAgentError
 from pkengine.keys import SshFingerprint, SshPublicKey
+from pkengine.ssh.login_signature import SessionBinding
 from pkengine.ssh.wire import MalformedMessage, Reader, string
 
 #: The longest path of a UNIX socket on Linux.
@@ -29,6 +31,33 @@ _FLAGS = {"rsa-sha2-256": 2, "rsa-sha2-512": 4}
 
 class IReactor(IReactorTime, IReactorUNIX):
     """What is needed of a reactor: time and UNIX sockets."""
+
+
+class Signer(Protocol):
+    """Signs logins with keys that stay where they are.
+
+    Attributes:
+        keys: those that it has.
+    """
+
+    @property
+    def keys(self) -> Sequence[SshPublicKey]:
+        """Give them, the most wanted first."""
+
+    def sign(
+        self, key: SshPublicKey, signed: bytes, algorithm: str, binding: SessionBinding
+    ) -> Deferred[bytes]:
+        """Sign.
+
+        Args:
+            key: one of `keys`.
+            signed: what is to be signed, see `LoginRequest`.
+            algorithm: the signature algorithm, of which only RSA keys have a choice.
+            binding: the proof of the host that it is for.
+
+        Returns:
+            A Deferred of the signature in the wire format; it fails with `KeyAgentError`.
+        """
 
 
 class _Client(SSHAgentClient):
@@ -62,17 +91,14 @@ class KeyAgent:
         self.keys = keys
         self._client = client
 
-    def sign(self, key: SshPublicKey, signed: bytes, algorithm: str) -> Deferred[bytes]:
-        """Let the agent sign, which may ask its owner.
-
-        Args:
-            key: one of `keys`.
-            signed: what is to be signed.
-            algorithm: the signature algorithm, of which only RSA keys have a choice.
-
-        Returns:
-            A Deferred of the signature in the wire format; it fails with `KeyAgentError`.
-        """
+    def sign(
+        self,
+        key: SshPublicKey,
+        signed: bytes,
+        algorithm: str,
+        binding: SessionBinding | None = None,
+    ) -> Deferred[bytes]:
+        """Let the agent sign, which may ask its owner; see `Signer`."""
         if self._client.is_lost:
             return fail(KeyAgentError("the ssh-agent went away"))
         flags = _FLAGS.get(algorithm.partition("-cert-v01@")[0], 0)

@@ -59,6 +59,7 @@ class Keying(SSHCiphers):
         self._hash, begin = METHODS[agreement.exchange]
         self._method = begin() if keeps_secrets else _reused(agreement.exchange)
         self.init = self._method.init
+        self.signature = b""
 
     def finish(self, reply: bytes, judge: Callable[[SshPublicKey], None]) -> tuple[bytes, bytes]:
         """Take the host's key, its part of the exchange, and its signature.
@@ -88,6 +89,7 @@ class Keying(SSHCiphers):
         algorithm = algorithm.removesuffix(CERTIFICATE_SUFFIX)
         if not is_genuine(certified_key(shown), signature, exchange_hash, algorithm=algorithm):
             raise MalformedMessage(f"the host's signature is not genuine, or not {algorithm}")
+        self.signature = signature
         return secret, exchange_hash
 
     def _exchange_hash(self, host_key: bytes, value: bytes, secret: bytes) -> bytes:

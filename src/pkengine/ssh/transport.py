@@ -21,6 +21,7 @@ from pkengine.errors import HostUnreachable, SshConnectionLost
 from pkengine.keys import SshPublicKey
 from pkengine.ssh.host_keys import IHostKeyVerifier
 from pkengine.ssh.keying import Keying, Said
+from pkengine.ssh.login_signature import SessionBinding
 from pkengine.ssh.negotiation import STRICT_SERVER, Agreement, NoCommonAlgorithm, Offer, negotiate
 from pkengine.ssh.offer import ClientOffer
 from pkengine.ssh.packet_transport import PacketTransport
@@ -57,7 +58,11 @@ class SshTransport(PacketTransport):
             `OfferTooNarrow` where a wide offer would do.  Until then nothing that is secret
             has been sent.  Where the verifier wants the key only, it fires before encryption
             is on, and the connection is of no further use.
+        binding: the host's proof that this is a session with it; None before the host's key
+            was accepted.
     """
+
+    binding: SessionBinding | None = None
 
     def __init__(
         self,
@@ -191,6 +196,10 @@ class SshTransport(PacketTransport):
             self.is_secure = True
             self.secured.callback(None)
         else:
+            if self.binding is None:
+                assert self._shown is not None
+                signature = self._keying.signature
+                self.binding = SessionBinding(self._shown, exchange_hash, signature)
             self._keySetup(secret, exchange_hash)
 
     def _judge(self, shown: SshPublicKey) -> None:

@@ -16,7 +16,8 @@ from twisted.python.failure import Failure
 
 from pkengine.errors import SshAuthenticationFailed, SshError
 from pkengine.keys import Secret, SshPublicKey
-from pkengine.ssh.key_agent import KeyAgent
+from pkengine.ssh.key_agent import Signer
+from pkengine.ssh.login_signature import LoginRequest
 from pkengine.ssh.quiet_log import QUIET_LOG
 from pkengine.ssh.transport import SshTransport
 from pkengine.ssh.wire import MalformedMessage, Reader, readable, string
@@ -54,7 +55,7 @@ class SshCredentials:
     password: Secret | None = None
     keys: tuple[SshPrivateKey, ...] = field(default=(), repr=False)
     sudo_password: Secret | None = None
-    agent: KeyAgent | None = None
+    agent: Signer | None = None
 
     @property
     def for_sudo(self) -> Secret | None:
@@ -219,10 +220,11 @@ class LoginService(SSHService):
         key, algorithm = self._asked, self._agent_algorithm()
         if (reader.string(), reader.string()) != (algorithm, key.blob):
             raise MalformedMessage("the host accepts a key that was not offered")
+        binding = self.transport.binding
+        assert binding is not None
         public = b"\x01" + string(algorithm) + string(key.blob)
-        session = string(self.transport.sessionID or b"")
-        request = bytes((MSG_USERAUTH_REQUEST,)) + self._head("publickey") + public
-        signing = self._agent.sign(key, session + request, algorithm.decode())
+        request = LoginRequest(binding.session_id, self._user, algorithm.decode(), key)
+        signing = self._agent.sign(key, request.to_sign(), request.algorithm, binding)
         signing.addCallbacks(
             lambda signature: self._send_agent_signature(key, public, signature),
             lambda failure: self._agent_refused(key, failure),

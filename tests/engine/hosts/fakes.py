@@ -28,6 +28,7 @@ from pkengine.channel.verbs import (
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.deployment.steps import StepReport
 from pkengine.engine.events import Events
+from pkengine.engine.hosts.agent_relays import AgentRelays
 from pkengine.engine.hosts.agent_ways import AgentWays
 from pkengine.engine.hosts.known_keys import KnownKeys
 from pkengine.engine.hosts.monitor import Monitor
@@ -181,6 +182,7 @@ class FakeAccess:
     logins: list[tuple[SshTarget, HostKeyPolicy, Secret | None, bool]] = field(
         default_factory=list
     )
+    agents: list[Any] = field(default_factory=list)
     connections: list[FakeSsh] = field(default_factory=list)
     channels: list[FakeChannel] = field(default_factory=list)
     new_channels: list[FakeChannel] = field(default_factory=list)
@@ -196,9 +198,11 @@ class FakeAccess:
         *,
         password: Secret | None,
         use_key: bool,
+        agent: Any = None,
         through: Any = None,
     ) -> FakeSsh:
         self.logins.append((target, policy, password, use_key))
+        self.agents.append(agent)
         await _go(self.log_in_outcome)
         if self.next_log_in_outcome is not None:
             await _go(self.next_log_in_outcome())
@@ -293,6 +297,7 @@ class HostsTestCase(SynchronousTestCase):
             dials_at_once=self.dials_at_once,
             uniform=lambda: 1.0,
         )
+        self.relays = AgentRelays(self.clock)
         known_keys = KnownKeys(self.store, self.events, self.clock)
         self.hosts = Hosts(
             registry=self.registry,
@@ -300,7 +305,7 @@ class HostsTestCase(SynchronousTestCase):
             events=self.events,
             jobs=self.jobs,
             access=self.access,
-            ways=SshWays(self.access, known_keys),
+            ways=SshWays(self.access, known_keys, self.relays),
             known_keys=known_keys,
             monitor=self.monitor,
             agent_ways=AgentWays(self.default_way, is_dialled=self.is_dialled),

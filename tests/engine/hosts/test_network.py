@@ -31,6 +31,7 @@ from pkengine.channel.verbs import (
 )
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.events import Events
+from pkengine.engine.hosts.agent_relays import AgentRelays
 from pkengine.engine.hosts.agent_ways import AgentWays
 from pkengine.engine.hosts.arrivals import Arrivals
 from pkengine.engine.hosts.dial_in import DialIn
@@ -109,7 +110,7 @@ class HostsTestCase(TestCase):
         self.arrivals = Arrivals()
         self.ssh_keys = SshKeyRing(state / "ssh")
         known_keys = KnownKeys(self.store, self.events, reactor)
-        ways = SshWays(SshLogins(reactor, self.ssh_keys), known_keys)
+        ways = SshWays(SshLogins(reactor, self.ssh_keys), known_keys, AgentRelays(reactor))
         self.access = NetworkAccess(
             reactor,
             key_pair=ENGINE_KEY,

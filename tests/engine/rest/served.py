@@ -37,6 +37,7 @@ from pkengine.engine.accounts import ADMIN, Accounts
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.deployment.deployment import DeployedAgent, StepReport
 from pkengine.engine.events import EventCode, Events
+from pkengine.engine.hosts.agent_relays import AgentRelays
 from pkengine.engine.hosts.agent_ways import AgentWays
 from pkengine.engine.hosts.batches import HostBatches
 from pkengine.engine.hosts.known_keys import KnownKeys
@@ -240,6 +241,7 @@ class ActedNetwork:
         *,
         password: Secret | None,
         use_key: bool,
+        agent: Any = None,
         through: Any = None,
     ) -> ActedLogin:
         self.logins.append((target, policy, password, use_key))
@@ -362,6 +364,7 @@ class ServedEngine:
         self.clusters = Clusters(store)
         self.jobs = Jobs(store, clock)
         registry = HostRegistry(store, self.events, host_trust(), clock)
+        self.agent_relays = AgentRelays(clock)
         known_keys = KnownKeys(store, self.events, clock)
         self.hosts = Hosts(
             registry=registry,
@@ -369,7 +372,7 @@ class ServedEngine:
             events=self.events,
             jobs=self.jobs,
             access=self.network,
-            ways=SshWays(self.network, known_keys),
+            ways=SshWays(self.network, known_keys, self.agent_relays),
             known_keys=known_keys,
             monitor=Monitor(registry, self.network.connect, clock),
             agent_ways=AgentWays(WayChoice(), is_dialled=True),

@@ -13,6 +13,7 @@ from pkengine.engine.hosts.trust import AgentKey
 from pkengine.engine.model import Host, HostConnection
 from pkengine.keys import Secret, SshFingerprint, SshPublicKey
 from pkengine.ssh import HostKeyJudgement, HostKeyPolicy, HostKeyUpdate, SshTarget
+from pkengine.ssh.key_agent import Signer
 
 if TYPE_CHECKING:
     from pkengine.engine.deployment.deployment import DeployedAgent, StepReport
@@ -63,9 +64,18 @@ class SshAccess(Protocol):
         *,
         password: Secret | None,
         use_key: bool,
+        agent: Signer | None = None,
         through: Any = None,
     ) -> LoggedIn:
-        """Judge the server's key, and only then log in; with both, the password is for sudo.
+        """Judge the server's key, and only then log in.
+
+        Args:
+            target: where to, and as whom.
+            policy: what the key is compared with.
+            password: logs in; beside a key or an agent it is for sudo.
+            use_key: log in by the engine's own key.
+            agent: has further keys to log in by.
+            through: the connection to the machine on the way.
 
         Raises:
             SshError: see `pkengine.ssh.connect_ssh`.

@@ -16,6 +16,7 @@ from pkengine.ssh import (
     fetch_host_keys,
     judge_host_key,
 )
+from pkengine.ssh.key_agent import Signer
 from pkengine.ssh.sshfp import ValidatingResolver, published_fingerprints
 
 CONNECT_TIMEOUT_S = 20.0
@@ -44,12 +45,14 @@ class SshLogins:
         *,
         password: Secret | None,
         use_key: bool,
+        agent: Signer | None = None,
         through: SshConnection | None = None,
     ) -> SshConnection:
         """See `SshAccess`."""
+        keys = self._keys.private_keys if use_key else ()
         credentials = (
-            SshCredentials(keys=self._keys.private_keys, sudo_password=password)
-            if use_key
+            SshCredentials(keys=keys, agent=agent, sudo_password=password)
+            if use_key or agent is not None
             else SshCredentials(password=password)
         )
         return await connect_ssh(

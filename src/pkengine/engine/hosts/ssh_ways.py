@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from pkengine.engine.hosts import request
 from pkengine.engine.hosts.access import LoggedIn, SshAccess
+from pkengine.engine.hosts.agent_relays import AgentRelays
 from pkengine.engine.hosts.known_keys import KnownKeys
 from pkengine.engine.model import (
     Host,
@@ -28,6 +29,7 @@ from pkengine.engine.model import (
 from pkengine.errors import HostKeyRefused, SshError
 from pkengine.keys import SshPublicKey
 from pkengine.ssh import HostKeyPolicy, SshTarget
+from pkengine.ssh.key_agent import Signer
 
 
 class SshWays:
@@ -36,10 +38,12 @@ class SshWays:
     Args:
         access: connects to one SSH server.
         known: which keys are known, and which are revoked.
+        relays: to the ssh-agents of administrators.
     """
 
-    def __init__(self, access: SshAccess, known: KnownKeys) -> None:
+    def __init__(self, access: SshAccess, known: KnownKeys, relays: AgentRelays) -> None:
         self._access = access
+        self._relays = relays
         self._known = known
 
     async def log_in(self, host: Host, login: SshLogin, origin: Origin) -> LoggedIn:
@@ -52,17 +56,20 @@ class SshWays:
 
         Raises:
             BadRequest: a password is needed and missing.
+            NotFound: the relay that is to sign is not there.
             SshError: a machine on the way, or the host, cannot be reached, shows a key that
                 must not be trusted, or refuses the login.
         """
-        use_key = request.uses_key(login)
+        agent = self._relays.get(login.key_agent, origin) if login.key_agent else None
+        use_key = agent is None and request.uses_key(login)
         policy = await self.policy(host)
-        async with self._through(request.way(host.ssh, login), origin) as way:
+        async with self._through(request.way(host.ssh, login), origin, agent) as way:
             connection = await self._access.log_in(
                 SshTarget(host.address, host.ssh.port, login.user or host.ssh.user),
                 policy,
                 password=login.password,
                 use_key=use_key,
+                agent=agent,
                 through=way.end,
             )
             way.keep()
@@ -134,16 +141,20 @@ class SshWays:
         return replace(policy, published=await self._access.published(address))
 
     @contextlib.asynccontextmanager
-    async def _through(self, jumps: Sequence[JumpLogin], origin: Origin) -> AsyncIterator[_Way]:
+    async def _through(
+        self, jumps: Sequence[JumpLogin], origin: Origin, agent: Signer | None = None
+    ) -> AsyncIterator[_Way]:
         way = _Way()
         try:
             for jump in jumps:
-                way.end = await self._jump(jump, way.end, origin)
+                way.end = await self._jump(jump, way.end, origin, agent)
             yield way
         finally:
             await way.close()
 
-    async def _jump(self, jump: JumpLogin, through: LoggedIn | None, origin: Origin) -> LoggedIn:
+    async def _jump(
+        self, jump: JumpLogin, through: LoggedIn | None, origin: Origin, agent: Signer | None
+    ) -> LoggedIn:
         at = jump.host
         try:
             own = HostKeyPolicy(given=jump.public_key or jump.fingerprint)
@@ -153,6 +164,7 @@ class SshWays:
                 policy,
                 password=jump.password,
                 use_key=jump.password is None,
+                agent=agent if jump.password is None else None,
                 through=through,
             )
         except SshError as error:

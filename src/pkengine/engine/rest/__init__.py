@@ -18,10 +18,12 @@ from twisted.web.resource import IResource
 from pkengine.engine.accounts import Accounts
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.events import Events
+from pkengine.engine.hosts.agent_relays import AgentRelays
 from pkengine.engine.hosts.batches import HostBatches
 from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.hosts.ssh_key_rotation import SshKeyRotation
 from pkengine.engine.jobs import Jobs
+from pkengine.engine.rest.agent_relays import KeyAgentResource
 from pkengine.engine.rest.application import Application, Folder, Routed, refuse
 from pkengine.engine.rest.authorization import Authorizer
 from pkengine.engine.rest.clusters import ClusterResource
@@ -70,6 +72,10 @@ class ServedEngine(Protocol):
     @property
     def hosts(self) -> Hosts:
         """The hosts."""
+
+    @property
+    def agent_relays(self) -> AgentRelays:
+        """The ways to ssh-agents of administrators."""
 
     @property
     def clusters(self) -> Clusters:
@@ -129,6 +135,7 @@ def site(engine: ServedEngine) -> IResource:
             HostActions(engine.hosts, engine.clusters, actions).routes(),
             collections.routes(),
             KeyChangeResource(engine.hosts.key_changes).routes(),
+            KeyAgentResource(engine.agent_relays).routes(),
             KnownHostResource(engine.hosts.known_keys).routes(),
             HostBatchResource(engine.host_batches, engine.clusters, actions).routes(),
             EngineSshKeyResource(engine.ssh_key_rotation, actions).routes(),

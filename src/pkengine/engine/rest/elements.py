@@ -203,6 +203,7 @@ SSH = Element(
             lambda ssh: ssh.jumps or None,
             is_read=True,
         ),
+        Field("key_agent", GUID, is_read=True),
         *ignored("name", "comment", "description"),
     ),
 )

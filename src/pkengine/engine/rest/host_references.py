@@ -61,6 +61,7 @@ def read_login(document: Document) -> SshLogin:
         password=user.get("password") or document.get("root_password") or None,
         fingerprint=fingerprint,
         public_key=public_key,
+        key_agent=ssh.get("key_agent"),
         jumps=None if jumps is None else tuple(map(_jump, jumps)),
     )
 
