@@ -122,6 +122,21 @@ class ReviewTests(BatchTestCase):
         self.assertEqual("1", counts["match"])
         self.assertEqual("6", shown["size"])
 
+    async def test_a_way_to_connect_is_kept_for_each_host_and_one_that_is_none_is_refused(
+        self,
+    ) -> None:
+        batch = await self.reviewed(
+            self.host(1, connection="agent-dials", mechanism="hmac"), self.host(2)
+        )
+        await self.begin(batch)
+        found = (await self.engine.get_json("/hosts"))["host"]
+        ways = {host["name"]: (host["connection"], host["mechanism"]) for host in found}
+        self.assertEqual({"h1": ("agent-dials", "hmac"), "h2": ("engine-dials", "pin")}, ways)
+        hosts = {"host": [self.host(3, connection="engine-dials", mechanism="sign")]}
+        reply = await self.engine.request("POST", "/hostbatches", {"hosts": hosts})
+        self.assertEqual(400, reply.status)
+        self.assertIn("needs the connection 'agent-dials'", reply.fault()[1])
+
     async def test_it_is_there_in_xml_too(self) -> None:
         hosts = "".join(
             f"<host><name>h{n}</name><address>192.0.2.{n}</address><ssh><fingerprint>"

@@ -24,6 +24,7 @@ from twisted.logger import Logger
 from pkengine.engine.clock import utc_now
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.hosts import request
+from pkengine.engine.hosts.agent_ways import check_way
 from pkengine.engine.hosts.host_key_review import judge
 from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.jobs import Jobs, RunningJob
@@ -405,7 +406,9 @@ class HostBatches:
     ) -> tuple[uuid.UUID, Job]:
         login = _login(row, start.login)
         if row.host_id is not None:
-            job = await self._hosts.install(row.host_id, login, origin, activate=start.activate)
+            job = await self._hosts.install(
+                row.host_id, login, origin, way=row.wanted.way, activate=start.activate
+            )
             return row.host_id, job
         new = replace(row.wanted, ssh=login, activate=start.activate)
         host, job = await self._hosts.add(new, origin)
@@ -458,6 +461,7 @@ def checked_rows(wanted: Sequence[NewHost], cluster_id: uuid.UUID) -> list[Batch
         try:
             host = request.new_host(new, cluster_id)
             request.checked_way(new.ssh.jumps or ())
+            check_way(new.way)
             if new.ssh.password or any(jump.password for jump in new.ssh.jumps or ()):
                 raise BadRequest("A password is not stored: give it when the list is started.")
         except PkengineError as error:

@@ -23,7 +23,7 @@ from pkengine.engine.rest.elements import (
     text_of,
 )
 from pkengine.engine.rest.host_elements import HOST
-from pkengine.engine.rest.host_references import read_cluster_id, read_login
+from pkengine.engine.rest.host_references import read_cluster_id, read_login, read_way
 from pkengine.engine.rest.job_actions import JobActions
 from pkengine.engine.rest.schema import (
     BOOLEAN,
@@ -228,6 +228,7 @@ class HostBatchResource:
                 description=document.get("description", ""),
                 cluster_id=clusters[str(reference)],
                 ssh=read_login(document),
+                way=read_way(document),
             )
         except PkengineError as error:
             raise BadRequest(f"The list cannot be taken. Host {number}: {error}") from error

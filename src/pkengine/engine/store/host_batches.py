@@ -12,12 +12,14 @@ from pkengine.engine.model import (
     BatchRow,
     BatchStage,
     HostBatch,
+    HostConnection,
     JumpHost,
     JumpLogin,
     NewHost,
     RowJudgement,
     RowOutcome,
     SshLogin,
+    WayChoice,
 )
 from pkengine.engine.store.schema import batch_rows, host_batches
 from pkengine.keys import SshFingerprint, SshPublicKey
@@ -160,6 +162,8 @@ def _wanted(new: NewHost) -> dict[str, Any]:
         "comment": new.comment,
         "description": new.description,
         "cluster_id": str(new.cluster_id) if new.cluster_id else None,
+        "connection": new.way.connection.value if new.way.connection else None,
+        "mechanism": new.way.mechanism,
         "ssh": {"port": new.ssh.port, "user": new.ssh.user, **_key(new.ssh)},
         "jumps": None
         if new.ssh.jumps is None
@@ -184,6 +188,10 @@ def _new_host(name: str, address: str, wanted: dict[str, Any]) -> NewHost:
         comment=wanted["comment"],
         description=wanted["description"],
         cluster_id=uuid.UUID(wanted["cluster_id"]) if wanted["cluster_id"] else None,
+        way=WayChoice(
+            connection=HostConnection(wanted["connection"]) if wanted["connection"] else None,
+            mechanism=wanted["mechanism"],
+        ),
         ssh=SshLogin(
             port=ssh["port"],
             user=ssh["user"],
