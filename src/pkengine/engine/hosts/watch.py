@@ -16,7 +16,7 @@ from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from pkengine.auth.channel_binding import DIRECT, UNKNOWN
+from pkengine.auth.channel_binding import PROXIED, UNKNOWN
 from pkengine.channel.verbs import GET_STATS, HostStats, Nothing
 from pkengine.engine.hosts.agent_report import AgentChannel, AgentReport, examine
 from pkengine.engine.hosts.lifecycle import Trigger, advance, permits
@@ -221,8 +221,8 @@ class HostWatch:
             return replace(host, tls_path=path)
 
         def tell(host: Host) -> list[Event]:
-            # That it is direct when an agent answers first, is what everybody expects.
-            if path == before or (not before and path == DIRECT):
+            # When an agent answers first, only a proxy is news.
+            if path == before or (not before and path != PROXIED):
                 return []
             return [self._registry.announcements.path_found(host, before)]
 
