@@ -6,14 +6,15 @@ import datetime
 import sqlite3
 import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, insert, select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Connection, event, insert, select, text
+from sqlalchemy.exc import IntegrityError, OperationalError
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults
 from twisted.trial.unittest import TestCase
 
 from pkengine.engine.store import Store, clusters, schema
@@ -64,6 +65,63 @@ class StoreTests(TestCase):
 
         with self.assertRaises(ZeroDivisionError):
             await store.write(write)
+        self.assertEqual(await store.read(lambda c: c.execute(select(schema.settings)).all()), [])
+
+    async def test_writes_that_wait_are_written_together_and_one_that_raises_alone_is_not(
+        self,
+    ) -> None:
+        store = await self.open()
+        commits = []
+        event.listen(store._database, "commit", commits.append)
+
+        def write(number: int) -> Callable[[Connection], int]:
+            def add(connection: Connection) -> int:
+                name = "0" if number == 7 else str(number)  # one is there already
+                connection.execute(insert(schema.settings).values(name=name, value=number))
+                if number % 10 == 5:
+                    raise ZeroDivisionError
+                return number
+
+            return add
+
+        writes = [Deferred.fromCoroutine(store.write(write(number))) for number in range(100)]
+        given_up = writes[99]
+        given_up.cancel()
+        outcomes = await DeferredList(writes, consumeErrors=True)
+        for number, (is_done, outcome) in enumerate(outcomes):
+            if number == 99:
+                self.assertTrue(outcome.check(CancelledError))
+            elif number == 7:
+                self.assertTrue(outcome.check(IntegrityError))
+            elif number % 10 == 5:
+                self.assertTrue(outcome.check(ZeroDivisionError))
+            else:
+                self.assertEqual((is_done, outcome), (True, number))
+        self.assertLess(len(commits), 10)
+        rows = await store.read(
+            lambda c: c.execute(select(schema.settings.c.value)).scalars().all()
+        )
+        kept = {n for n in range(99) if n != 7 and n % 10 != 5}
+        self.assertEqual(set(rows), kept)
+
+    async def test_a_transaction_that_is_not_written_is_nobodys(self) -> None:
+        store = await self.open()
+
+        def refuse(connection: Connection) -> None:
+            raise OperationalError("COMMIT", {}, Exception("disk I/O error"))
+
+        event.listen(store._database, "commit", refuse)
+        writes = [
+            Deferred.fromCoroutine(
+                store.write(
+                    lambda c, n=n: c.execute(insert(schema.settings).values(name=n, value=1))
+                )
+            )
+            for n in "abc"
+        ]
+        for _, outcome in await DeferredList(writes, consumeErrors=True):
+            self.assertTrue(outcome.check(StoreError), outcome)
+        event.remove(store._database, "commit", refuse)
         self.assertEqual(await store.read(lambda c: c.execute(select(schema.settings)).all()), [])
 
     async def test_many_writers_at_once_lose_no_update(self) -> None:

@@ -144,9 +144,13 @@ class Hosts:
 
     async def start(self) -> None:
         """Take up the hosts where the engine left them, and watch the active ones."""
-        for host in await self._registry.list():
-            if permits(host.status, Trigger.ENGINE_STARTED):
-                await self._restart(host)
+        restarts = [
+            Deferred.fromCoroutine(self._restart(host))
+            for host in await self._registry.list()
+            if permits(host.status, Trigger.ENGINE_STARTED)
+        ]
+        for restart in restarts:  # all of them have begun: the store writes many together
+            await restart
         self._monitor.start()
         await self._registry.load()
         await self.rekeying.start()

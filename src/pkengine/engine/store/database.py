@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
-from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from pkengine.engine.store.migrate import migrate
@@ -22,6 +25,8 @@ T = TypeVar("T")
 #: How long a statement waits for a lock that another process holds on an SQLite file.
 _BUSY_TIMEOUT_MS = 10_000
 _THREADS = 4
+#: How many writes that wait are written together.
+_GROUP = 64
 #: How often a write is tried that meets others.
 _ATTEMPTS = 50
 _DIALECTS = {
@@ -69,9 +74,12 @@ class Store:
         self._database = database
         self._threads = threads or _thread_pool()
         # SQLite has one writer at a time.  Waiting for the turn here, and not in the
-        # database, leaves the threads to those who read.
+        # database, leaves the threads to those who read; and those who have waited are
+        # written together, for what takes long is to get them onto the disk.
         is_sqlite = database.dialect.name == "sqlite"
-        self._writers = DeferredSemaphore(1 if is_sqlite else _THREADS)
+        self._free_writers = 1 if is_sqlite else _THREADS
+        self._group_size = _GROUP if is_sqlite else 1
+        self._writes: deque[_Write] = deque()
         self._pending: set[Deferred[object]] = set()
         self._is_closed = False
         self._threads.start()
@@ -97,7 +105,9 @@ class Store:
         Raises:
             StoreError: the database fails.
         """
-        return await self._in_thread(lambda: self._run(False, query, *args, **kwargs))
+        return await self._in_thread(
+            lambda: transaction(self._database, False, query, *args, **kwargs)
+        )
 
     async def write(
         self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -108,11 +118,36 @@ class Store:
             StoreError: the database fails.
             sqlalchemy.exc.IntegrityError: a constraint forbids the change.
         """
-        await self._writers.acquire()
-        try:
-            return await self._in_thread(lambda: self._run(True, query, *args, **kwargs))
-        finally:
-            self._writers.release()
+        write = _Write(lambda connection: query(connection, *args, **kwargs))
+        write.done = Deferred(lambda _: self._forget(write))
+        self._writes.append(write)
+        self._write_some()
+        result: T = await write.done
+        return result
+
+    def _forget(self, write: _Write) -> None:
+        """Drop a write that nobody waits for, where it has not begun."""
+        with contextlib.suppress(ValueError):
+            self._writes.remove(write)
+
+    def _write_some(self) -> None:
+        while self._writes and self._free_writers:
+            size = min(self._group_size, len(self._writes))
+            self._free_writers -= 1
+            self._begin([self._writes.popleft() for _ in range(size)])
+
+    def _begin(self, group: list[_Write]) -> None:
+        queries = [write.query for write in group]
+
+        def end(outcomes: list[_Outcome] | Failure) -> None:
+            self._free_writers += 1
+            for number, write in enumerate(group):
+                outcome = outcomes if isinstance(outcomes, Failure) else outcomes[number]
+                write.done.callback(outcome)
+            self._write_some()
+
+        running = maybeDeferred(self._in_thread, lambda: _run_group(self._database, queries))
+        running.addBoth(end)
 
     async def close(self) -> None:
         """Let what is under way finish, then close every connection; may be repeated."""
@@ -124,7 +159,7 @@ class Store:
         self._threads.stop()
         self._database.dispose()
 
-    def _in_thread(self, function: Callable[[], T]) -> Awaitable[T]:
+    def _in_thread(self, function: Callable[[], T]) -> Deferred[T]:
         if self._is_closed:
             raise StoreError("The database is closed: the engine is stopping.")
         result: Deferred[T] = deferToThreadPool(self._reactor, self._threads, function)  # type: ignore[arg-type]
@@ -140,14 +175,42 @@ class Store:
         result.addBoth(finish)
         return result
 
-    def _run(
-        self,
-        is_write: bool,
-        query: Callable[Concatenate[Connection, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        return transaction(self._database, is_write, query, *args, **kwargs)
+
+_Query = Callable[[Connection], Any]
+_Outcome = Any
+
+
+class _Write:
+    """A query that waits for its turn to write."""
+
+    done: Deferred[Any]
+
+    def __init__(self, query: _Query) -> None:
+        self.query = query
+
+
+def _run_group(database: Engine, queries: Sequence[_Query]) -> list[_Outcome]:
+    """Write together what does not depend on each other; give each result, or its Failure.
+
+    Raises:
+        StoreError: nothing of it is written.
+    """
+    if len(queries) == 1:
+        return [transaction(database, True, queries[0])]
+    return transaction(database, True, lambda connection: [_part(connection, q) for q in queries])
+
+
+def _part(connection: Connection, query: _Query) -> _Outcome:
+    """Run one of several queries; where it raises, what it did is taken back and nothing else."""
+    try:
+        with connection.begin_nested():
+            return query(connection)
+    except IntegrityError:
+        return Failure()
+    except SQLAlchemyError as error:
+        return Failure(_store_error(connection.engine, error))
+    except Exception:
+        return Failure()
 
 
 def open_database(url: str) -> Engine:
@@ -201,10 +264,12 @@ def transaction(
         except SQLAlchemyError as error:
             if attempt < _ATTEMPTS and _met_another(error):
                 continue
-            raise StoreError(
-                f"The database {_name(database.url)} cannot be used: {_reason(error)}."
-            ) from error
+            raise _store_error(database, error) from error
     raise AssertionError("The last attempt returns or raises.")
+
+
+def _store_error(database: Engine, error: SQLAlchemyError) -> StoreError:
+    return StoreError(f"The database {_name(database.url)} cannot be used: {_reason(error)}.")
 
 
 def _met_another(error: SQLAlchemyError) -> bool:
