@@ -53,6 +53,11 @@ class EngineTests(TestCase):
         self.assertNotIn(b"Traceback", engine.output + engine.errors)
         return engine.output.decode()
 
+    async def test_a_resolver_that_cannot_be_believed_is_refused(self) -> None:
+        said = await self.refusal("--sshfp", "192.0.2.53")
+        self.assertIn("The resolver 192.0.2.53 is not on this machine", said)
+        self.assertIn("is malformed", await self.refusal("--sshfp", "localhost"))
+
     async def test_the_first_start_makes_what_is_needed_and_nobody_else_may_read_it(self) -> None:
         engine = await self.started()
         self.assertEqual(stat.S_IMODE(self.state.stat().st_mode), 0o700)

@@ -69,6 +69,13 @@ class Options(usage.Options):
             "environment variable PKENGINE_DATABASE. [default: SQLite in DIR/engine.db]",
         ],
         [
+            "ssh-agent",
+            None,
+            None,
+            "Socket of an ssh-agent whose keys are offered to hosts behind the engine's own, such "
+            "as one with a hardware token. [default: none]",
+        ],
+        [
             "sshfp",
             None,
             None,
@@ -146,6 +153,7 @@ def makeService(options: Options) -> IService:
         trusted_proxies=options["trusted-proxies"] or "",
         database_url=options["database"] or os.environ.get("PKENGINE_DATABASE") or None,
         terminal=_terminal(),
+        ssh_agent=options["ssh-agent"],
         sshfp_resolver=options["sshfp"],
         agent_url=options["agent-url"],
         agent_server=options["agent-server"],

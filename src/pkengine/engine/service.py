@@ -80,6 +80,7 @@ class Engine(Service):
         database_url: SQLAlchemy's, or None for SQLite in the state folder.
         patience: how long hosts are waited for, or None for the usual.
         terminal: where a person sits who is shown the first password, once; never a log.
+        ssh_agent: the socket of an ssh-agent whose keys are offered to hosts, too.
         sshfp_resolver: the resolver that is believed about SSH keys, see
             `ValidatingResolver.parse`; None does not ask DNS.
         agent_url: where agents reach this engine; None where none dials it.
@@ -137,6 +138,7 @@ class Engine(Service):
         database_url: str | None = None,
         patience: Patience | None = None,
         terminal: TextIO | None = None,
+        ssh_agent: str | None = None,
         sshfp_resolver: str | None = None,
         agent_url: str | None = None,
         agent_server: str | None = None,
@@ -155,6 +157,7 @@ class Engine(Service):
         self._https = https
         self._database_url = database_url or state.default_database_url
         self._patience = patience
+        self._ssh_agent = ssh_agent
         self._port: IListeningPort | None = None
         self._starting: Deferred[None] | None = None
         self._trusted_proxies = TrustedProxies.parse(trusted_proxies)
@@ -253,7 +256,7 @@ class Engine(Service):
         arrivals = Arrivals()
         known_keys = KnownKeys(store, self.events, reactor)
         self.agent_relays = AgentRelays(reactor)
-        logins = SshLogins(reactor, self.ssh_keys, self._resolver)
+        logins = SshLogins(reactor, self.ssh_keys, self._resolver, self._ssh_agent)
         ways = SshWays(logins, known_keys, self.agent_relays)
         access = NetworkAccess(
             reactor,

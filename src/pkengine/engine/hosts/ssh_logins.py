@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pkengine.errors import KeyAgentError, SshAuthenticationFailed
 from pkengine.keys import Secret, SshFingerprint, SshPublicKey
 from pkengine.ssh import (
     HostKeyJudgement,
@@ -12,6 +13,7 @@ from pkengine.ssh import (
     SshCredentials,
     SshKeyRing,
     SshTarget,
+    connect_key_agent,
     connect_ssh,
     fetch_host_keys,
     judge_host_key,
@@ -29,14 +31,20 @@ class SshLogins:
         reactor: the reactor.
         keys: log in where no password is given.
         resolver: tells the fingerprints in DNS; None leaves DNS out.
+        agent_socket: of an ssh-agent whose keys are offered behind those; or None.
     """
 
     def __init__(
-        self, reactor: Any, keys: SshKeyRing, resolver: ValidatingResolver | None = None
+        self,
+        reactor: Any,
+        keys: SshKeyRing,
+        resolver: ValidatingResolver | None = None,
+        agent_socket: str | None = None,
     ) -> None:
         self._reactor = reactor
         self._keys = keys
         self._resolver = resolver
+        self._agent_socket = agent_socket
 
     async def log_in(
         self,
@@ -49,20 +57,34 @@ class SshLogins:
         through: SshConnection | None = None,
     ) -> SshConnection:
         """See `SshAccess`."""
+
+        async def connect(credentials: SshCredentials) -> SshConnection:
+            return await connect_ssh(
+                self._reactor,
+                target,
+                policy,
+                credentials,
+                through=through,
+                timeout_s=CONNECT_TIMEOUT_S,
+            )
+
+        if not use_key and agent is None:
+            return await connect(SshCredentials(password=password))
         keys = self._keys.private_keys if use_key else ()
-        credentials = (
-            SshCredentials(keys=keys, agent=agent, sudo_password=password)
-            if use_key or agent is not None
-            else SshCredentials(password=password)
-        )
-        return await connect_ssh(
-            self._reactor,
-            target,
-            policy,
-            credentials,
-            through=through,
-            timeout_s=CONNECT_TIMEOUT_S,
-        )
+        if agent is not None or self._agent_socket is None:
+            return await connect(SshCredentials(keys=keys, agent=agent, sudo_password=password))
+        try:
+            own = await connect_key_agent(self._reactor, self._agent_socket)
+        except KeyAgentError as missing:
+            # The key in the state folder may do.
+            try:
+                return await connect(SshCredentials(keys=keys, sudo_password=password))
+            except SshAuthenticationFailed as refusal:
+                raise SshAuthenticationFailed(f"{refusal} Also, {missing}") from missing
+        try:
+            return await connect(SshCredentials(keys=keys, agent=own, sudo_password=password))
+        finally:
+            own.close()
 
     async def host_keys(
         self, address: str, port: int, *, through: SshConnection | None = None
