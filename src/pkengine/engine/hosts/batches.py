@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -161,7 +161,7 @@ class HostBatches:
             BadRequest: something in it is wrong; all that is wrong is told at once.
         """
         cluster = await self._clusters.default()
-        rows = checked_rows(wanted, cluster.id)
+        rows = checked_rows(wanted, lambda new: self._hosts.new_host(new, cluster.id))
         job = self._jobs.prepare(_reviewing(len(rows)), origin=origin)
         batch = HostBatch(
             id=uuid.uuid4(),
@@ -441,8 +441,14 @@ class _Known:
         return here, ""
 
 
-def checked_rows(wanted: Sequence[NewHost], cluster_id: uuid.UUID) -> list[BatchRow]:
+def checked_rows(
+    wanted: Sequence[NewHost], described: Callable[[NewHost], Host]
+) -> list[BatchRow]:
     """Check a list by the rules for single hosts.
+
+    Args:
+        wanted: the hosts.
+        described: gives the host that a request describes, or raises `PkengineError`.
 
     Raises:
         BadRequest: something is wrong; the sentence has what is, and where.
@@ -459,7 +465,7 @@ def checked_rows(wanted: Sequence[NewHost], cluster_id: uuid.UUID) -> list[Batch
     first: Mapping[str, dict[str, int]] = defaultdict(dict)
     for number, new in enumerate(wanted, 1):
         try:
-            host = request.new_host(new, cluster_id)
+            host = described(new)
             request.checked_way(new.ssh.jumps or ())
             check_way(new.way)
             if new.ssh.password or any(jump.password for jump in new.ssh.jumps or ()):

@@ -252,7 +252,7 @@ class Hosts:
             Conflict: name or address is another host's, or too many wait for approval.
         """
         cluster = await self._clusters.default()
-        host = replace(self._new_host(new, cluster.id), status=HostStatus.PENDING_APPROVAL)
+        host = replace(self.new_host(new, cluster.id), status=HostStatus.PENDING_APPROVAL)
         with self._turns.taking(
             "register", host.name, "register", ("name", host.name), ("address", host.address)
         ):
@@ -283,7 +283,7 @@ class Hosts:
             cluster = await self._clusters.default()
         else:
             cluster = await self._clusters.get(new.cluster_id)
-        host = self._new_host(new, cluster.id)
+        host = self.new_host(new, cluster.id)
         _refuse_reboot(new.reboot)
         with self._turns.taking("add", host.name, ("name", host.name), ("address", host.address)):
             await self._registry.check_is_free(host.name, host.address)
@@ -307,7 +307,13 @@ class Hosts:
             )
         return stored, job.job
 
-    def _new_host(self, new: NewHost, cluster_id: uuid.UUID) -> Host:
+    def new_host(self, new: NewHost, cluster_id: uuid.UUID) -> Host:
+        """Give the host that a request describes, as far as that is known without asking it.
+
+        Raises:
+            BadRequest: something is missing or malformed, or this engine cannot connect to
+                it in the way that is asked for.
+        """
         return self._agent_ways.applied(request.new_host(new, cluster_id), new.way, is_new=True)
 
     async def install(

@@ -23,7 +23,7 @@ from pkengine.engine.rest.elements import (
     text_of,
 )
 from pkengine.engine.rest.host_elements import HOST
-from pkengine.engine.rest.host_references import read_cluster_id, read_login, read_way
+from pkengine.engine.rest.host_references import read_cluster_id, read_login, read_new_host
 from pkengine.engine.rest.job_actions import JobActions
 from pkengine.engine.rest.schema import (
     BOOLEAN,
@@ -42,7 +42,6 @@ from pkengine.engine.rest.schema import (
 )
 from pkengine.engine.users import Role
 from pkengine.errors import BadRequest, PkengineError
-from pkengine.listening import AGENT_PORT
 
 
 def _counts(name: str) -> Callable[[Any], Iterable[tuple[Enum, int]]]:
@@ -220,16 +219,7 @@ class HostBatchResource:
             reference = document.get("cluster")
             if str(reference) not in clusters:
                 clusters[str(reference)] = await read_cluster_id(self._clusters, reference)
-            return NewHost(
-                name=document.get("name", ""),
-                address=document.get("address", ""),
-                port=document.get("port", AGENT_PORT),
-                comment=document.get("comment", ""),
-                description=document.get("description", ""),
-                cluster_id=clusters[str(reference)],
-                ssh=read_login(document),
-                way=read_way(document),
-            )
+            return read_new_host(document, clusters[str(reference)])
         except PkengineError as error:
             raise BadRequest(f"The list cannot be taken. Host {number}: {error}") from error
 

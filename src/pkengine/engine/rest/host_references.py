@@ -10,11 +10,13 @@ from pkengine.engine.model import (
     DEFAULT_SSH_USER,
     JumpHost,
     JumpLogin,
+    NewHost,
     SshLogin,
     WayChoice,
 )
 from pkengine.engine.rest.schema import GUID, Document, IncompleteParameters, decode
 from pkengine.keys import SshFingerprint, SshPublicKey
+from pkengine.listening import AGENT_PORT
 
 
 async def read_cluster_id(clusters: Clusters, reference: Document | None) -> uuid.UUID | None:
@@ -32,6 +34,33 @@ async def read_cluster_id(clusters: Clusters, reference: Document | None) -> uui
     if reference.get("name"):
         return (await clusters.by_name(reference["name"])).id
     return None
+
+
+def read_new_host(
+    document: Document,
+    cluster_id: uuid.UUID | None,
+    *,
+    activate: bool = True,
+    reboot: bool = False,
+) -> NewHost:
+    """Read a host that is to be added; what is mandatory and missing is empty.
+
+    Raises:
+        InvalidKeyText, IncompleteParameters: as for `read_login`.
+    """
+    return NewHost(
+        name=document.get("name") or "",
+        address=document.get("address") or "",
+        port=document.get("port", AGENT_PORT),
+        comment=document.get("comment", ""),
+        description=document.get("description", ""),
+        cluster_id=cluster_id,
+        ssh=read_login(document),
+        way=read_way(document),
+        require_direct=document.get("require_direct", False),
+        activate=activate,
+        reboot=reboot,
+    )
 
 
 def read_way(document: Document) -> WayChoice:

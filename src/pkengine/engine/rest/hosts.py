@@ -9,11 +9,16 @@ from pkengine.engine.clusters import Clusters
 from pkengine.engine.hosts.registry import HOST_FIELDS
 from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.jobs import Jobs
-from pkengine.engine.model import DEFAULT_SSH_PORT, HostChange, NewHost
+from pkengine.engine.model import DEFAULT_SSH_PORT, HostChange
 from pkengine.engine.rest.call import LONGEST_WAIT_S, Answer, Call, Parameter, Route
 from pkengine.engine.rest.elements import ACTION, ActionResult
 from pkengine.engine.rest.host_elements import HOST
-from pkengine.engine.rest.host_references import read_cluster_id, read_login, read_way
+from pkengine.engine.rest.host_references import (
+    read_cluster_id,
+    read_login,
+    read_new_host,
+    read_way,
+)
 from pkengine.engine.rest.known_hosts import SHOWN_KEY
 from pkengine.engine.rest.schema import (
     BOOLEAN,
@@ -23,7 +28,6 @@ from pkengine.engine.rest.schema import (
     decode,
 )
 from pkengine.engine.users import Role
-from pkengine.listening import AGENT_PORT
 
 _ACTIVATE = Parameter("activate", BOOLEAN, "Watch the host when the agent is installed.")
 _REBOOT = Parameter("reboot", BOOLEAN, "Must be false: no deployment needs a reboot.")
@@ -111,16 +115,9 @@ class HostResource:
         missing = [name for name in ("name", "address") if not document.get(name)]
         if missing:
             raise IncompleteParameters(f"Host [{', '.join(missing)}] required for add.")
-        new = NewHost(
-            name=document["name"],
-            address=document["address"],
-            port=document.get("port", AGENT_PORT),
-            comment=document.get("comment", ""),
-            description=document.get("description", ""),
-            cluster_id=await read_cluster_id(self._clusters, document.get("cluster")),
-            ssh=read_login(document),
-            way=read_way(document),
-            require_direct=document.get("require_direct", False),
+        new = read_new_host(
+            document,
+            await read_cluster_id(self._clusters, document.get("cluster")),
             activate=call.boolean("activate", True),
             reboot=call.boolean("reboot", False),
         )

@@ -162,6 +162,7 @@ def _wanted(new: NewHost) -> dict[str, Any]:
         "comment": new.comment,
         "description": new.description,
         "cluster_id": str(new.cluster_id) if new.cluster_id else None,
+        "require_direct": new.require_direct,
         "connection": new.way.connection.value if new.way.connection else None,
         "mechanism": new.way.mechanism,
         "ssh": {"port": new.ssh.port, "user": new.ssh.user, **_key(new.ssh)},
@@ -180,7 +181,7 @@ def _wanted(new: NewHost) -> dict[str, Any]:
 
 
 def _new_host(name: str, address: str, wanted: dict[str, Any]) -> NewHost:
-    ssh, jumps = wanted["ssh"], wanted["jumps"]
+    ssh, jumps, connection = wanted["ssh"], wanted["jumps"], wanted["connection"]
     return NewHost(
         name=name,
         address=address,
@@ -188,8 +189,9 @@ def _new_host(name: str, address: str, wanted: dict[str, Any]) -> NewHost:
         comment=wanted["comment"],
         description=wanted["description"],
         cluster_id=uuid.UUID(wanted["cluster_id"]) if wanted["cluster_id"] else None,
+        require_direct=wanted["require_direct"],
         way=WayChoice(
-            connection=HostConnection(wanted["connection"]) if wanted["connection"] else None,
+            connection=HostConnection(connection) if connection else None,
             mechanism=wanted["mechanism"],
         ),
         ssh=SshLogin(
