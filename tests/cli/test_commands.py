@@ -195,6 +195,24 @@ class CommandTests(CommandTestCase):
             self.assertEqual(ended.status, 2, arguments)
         self.assertEqual(self.engine.asked, [])
 
+    async def test_add_tells_that_the_engines_key_does_not_get_in(self) -> None:
+        refused = event(
+            9, "Host web was installed, but its SSH server refuses the key.", "warning"
+        )
+        about_another = {**refused, "host": {"id": "x"}, "description": "Not this one."}
+        found = [
+            event(8, "before"),
+            refused | {"code": "13201"},
+            about_another | {"code": "13201"},
+        ]
+        self.engine.answers["GET /events"] = (200, {"event": found})
+        ended = await self.add(
+            *("--fingerprint", OTHER, "--password-file", str(self.password_file))
+        )
+        self.assertEqual((0, "Host web is up.\n"), (ended.status, ended.out))
+        self.assertIn("its SSH server refuses the key.", ended.err)
+        self.assertNotIn("Not this one.", ended.err)
+
     # Events.
 
     async def test_events_come_oldest_first(self) -> None:

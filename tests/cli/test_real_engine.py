@@ -124,7 +124,7 @@ class RealEngineTests(TestCase):
         authorized.write_text("")
         rotated = await self.run_command("ssh-key", "rotate", "--type", "rsa")
         self.assertEqual(1, rotated.status)
-        self.assertIn("1 of 1 hosts do not have the new key", rotated.err)
+        self.assertIn("was not brought to 1 of 1 hosts", rotated.err)
         status = await self.run_command("ssh-key", "status")
         self.assertEqual(0, status.status)
         self.assertIn("both are valid", status.out)

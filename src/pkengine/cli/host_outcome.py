@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pkengine.cli.terminal import show, show_json
+from pkengine.cli.terminal import show, show_json, tell
 
 if TYPE_CHECKING:
     from pkengine.cli.rest_client import Entity, RestClient
@@ -26,7 +26,7 @@ async def finish(
     if wait:
         from rich.console import Console
 
-        from pkengine.cli.hosts import wait_for_host
+        from pkengine.cli.hosts import key_refusal, wait_for_host
         from pkengine.cli.jobs import progress_display
 
         with progress_display(Console(stderr=True)) as progress:
@@ -38,6 +38,8 @@ async def finish(
                 progress=progress,
                 timeout_s=timeout_s,
             )
+        if refusal := await key_refusal(client, entity, since_event):
+            tell(refusal)
     else:
         entity = await client.get(f"/hosts/{entity['id']}")
     if as_json:

@@ -18,6 +18,7 @@ from pkengine.keys import Secret, SshFingerprint, SshPublicKey
 #: How long a deployment may take before the command stops waiting for it.
 DEFAULT_WAIT_S = 600.0
 
+_KEY_REFUSED = 13201  # see the event codes of the engine
 _FAILURES = frozenset({"install_failed", "non_operational", "error"})
 _UUID_LENGTH = 36
 
@@ -222,16 +223,29 @@ def event_index(event: Entity) -> int:
     return int(event.get("index") or event["id"])
 
 
+async def key_refusal(client: RestClient, host: Entity, since_event: int) -> str | None:
+    """Tell why the engine's SSH key does not get in on a host that was installed, or None."""
+    events = await _events_about(client, host, since_event)
+    code = str(_KEY_REFUSED)
+    return next((event["description"] for event in events if str(event.get("code")) == code), None)
+
+
 async def _why(client: RestClient, host: Entity, since_event: int) -> str | None:
-    events = items(await client.get("/events", **{"from": since_event, "max": 50}), "event")
     reasons = [
         event["description"]
-        for event in sorted(events, key=event_index)
+        for event in await _events_about(client, host, since_event)
         if event.get("severity") in ("error", "alert")
-        and event.get("host", {}).get("id") == host["id"]
-        and event.get("description")
     ]
     return reasons[-1] if reasons else None
+
+
+async def _events_about(client: RestClient, host: Entity, since_event: int) -> list[Entity]:
+    events = items(await client.get("/events", **{"from": since_event, "max": 50}), "event")
+    return [
+        event
+        for event in sorted(events, key=event_index)
+        if event.get("host", {}).get("id") == host["id"] and event.get("description")
+    ]
 
 
 def _boolean(value: bool) -> str:

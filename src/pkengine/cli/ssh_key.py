@@ -90,9 +90,9 @@ def rotate(
         if job.get("status") != "finished":
             rotation = state.get("rotation") or {}
             raise CommandFailed(
-                f"{rotation.get('hosts_left', 'Some')} of {rotation.get('hosts_total', 'the')} "
-                "hosts do not have the new key alone; both keys stay valid. 'pkengine ssh-key "
-                "status' tells why; run the same command again when that is mended."
+                f"The new key was not brought to {_left(rotation)}; both keys stay valid. "
+                "'pkengine ssh-key status' tells why; run the same command again when that is "
+                "mended."
             )
 
     engine.run(work)
@@ -139,11 +139,12 @@ async def _show_state(client: RestClient, as_json: bool, *, is_json_shown: bool 
     rotation = state.get("rotation")
     if rotation is not None:
         show(f"Its successor is {_described(rotation['successor'])}; both are valid.")
-        show(
-            f"Of {rotation['hosts_total']} hosts, {rotation['hosts_left']} do not have the "
-            "successor alone."
-        )
+        show(f"It was not brought yet to {_left(rotation)}.")
     return state
+
+
+def _left(rotation: Entity) -> str:
+    return f"{rotation.get('hosts_left', 'some')} of {rotation.get('hosts_total', 'the')} hosts"
 
 
 def _described(key: Entity) -> str:

@@ -44,6 +44,7 @@ WANTED = NewHost(
         public_key=HOST_KEY,
         jumps=(JumpLogin(host=JumpHost("192.0.2.2", 22, "jump"), fingerprint=FINGERPRINT),),
     ),
+    require_direct=True,
     way=WayChoice(connection=HostConnection.AGENT_DIALS, mechanism="hmac"),
 )
 #: What a start says, for all hosts, and a list does not.
