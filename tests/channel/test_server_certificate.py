@@ -17,7 +17,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from pkengine.channel.server_certificate import CertifiedServer, PinnedServer
+from pkengine.channel.server_certificate import AnyServer, CertifiedServer, PinnedServer
 from pkengine.errors import ServerCertificateRefused
 from pkengine.keys import KeyPair, Pin
 from tests.auth.pinned import RawTls
@@ -41,7 +41,7 @@ class Handshakes(SynchronousTestCase):
         self.asked_for: list[bytes | None] = []
 
     def connect(
-        self, judge: CertifiedServer | PinnedServer, context: SSL.Context
+        self, judge: AnyServer | CertifiedServer | PinnedServer, context: SSL.Context
     ) -> BaseException | None:
         """Run a handshake; give why the client refuses the server, or None."""
         application, transport, clock = Recorder(), StringTransport(), Clock()
@@ -98,3 +98,11 @@ class Handshakes(SynchronousTestCase):
         self.assertIn(
             f"shows the key {right}", str(self.connect(PinnedServer(NAME, issuer), context))
         )
+
+    def test_where_the_peer_is_proved_above_tls_no_certificate_is_refused(self) -> None:
+        expired = self.authority.issue([x509.DNSName("other.example")], valid_days=-1)
+        self.assertIsNone(self.connect(AnyServer(NAME), expired.getContext()))
+        not_ascii = b"\x30\x03\x82\x01\xff"
+        unreadable = self.authority.issue(not_ascii).getContext()
+        self.assertIsNone(self.connect(AnyServer(NAME), unreadable))
+        self.assertEqual(self.asked_for, [NAME.encode()] * 2)

@@ -159,6 +159,11 @@ class Channel:
         """Where the peer is, as far as the network shows it."""
         return cast(IAddress, self._transport.getPeer())
 
+    @property
+    def own_address(self) -> IAddress:
+        """Where this end is, as far as it knows."""
+        return cast(IAddress, self._transport.getHost())
+
     # The face to the connection.
 
     def makeConnection(self, transport: Any) -> None:

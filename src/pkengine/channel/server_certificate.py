@@ -1,6 +1,7 @@
 """How a client knows an HTTPS server: by the pin of its key, or by a certificate authority.
 
-Which of the two it is, somebody has decided; neither stands in for the other.  Both judge in
+Or not at all, where neither is known yet and something within the connection proves the
+peer.  Which of these it is, somebody has decided; none stands in for another.  All judge in
 OpenSSL's verify callback, so that a server that is refused never finishes the handshake.
 """
 
@@ -81,6 +82,14 @@ class _Server(abc.ABC):
     @abc.abstractmethod
     def _refusal(self, certificate: Certificate, error: int, depth: int, ok: bool) -> str | None:
         """Say what is wrong with a certificate, or give None."""
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class AnyServer(_Server):
+    """Takes whatever server answers: for what proves within the connection who it is."""
+
+    def _refusal(self, certificate: Certificate, error: int, depth: int, ok: bool) -> str | None:
+        return None
 
 
 @implementer(IOpenSSLClientConnectionCreator)

@@ -8,7 +8,9 @@ import click
 
 from pkengine.cli.engine_options import EngineOptions, json_option
 from pkengine.cli.host_add import add
+from pkengine.cli.host_approve import approve
 from pkengine.cli.host_facts import host_facts
+from pkengine.cli.host_invitations import invitations, invite, uninvite
 from pkengine.cli.host_key_commands import fingerprint, key_change
 from pkengine.cli.host_options import (
     agent_way_entity,
@@ -37,7 +39,7 @@ def host() -> None:
     """Add, list and control hosts; NAME may be a name or an id."""
 
 
-for command in (add, fingerprint, key_change):
+for command in (add, approve, fingerprint, invitations, invite, key_change, uninvite):
     host.add_command(command)
 
 

@@ -110,6 +110,29 @@ def init(state: StateFolder, engines: list[TrustedPeer], dial: bool, as_json: bo
         show(f"Removed    {', '.join(done.removed)}")
 
 
+@cli.command(short_help="Join an engine by a code.")
+@click.argument("code", required=False)
+@click.argument("url", required=False)
+@click.option("--anew", is_flag=True, help="Join also an engine that this host knows already.")
+@state_option
+@json_option
+def join(code: str | None, url: str | None, anew: bool, state: StateFolder, as_json: bool) -> None:
+    r"""Make this host known to the engine at URL by a code.
+
+    An administrator makes the code with 'pkengine host invite' and reads it out. It is asked
+    for where it is left out, which keeps it out of the shell's history and the list of
+    processes; where there is no terminal, it is read from standard input. The code proves
+    the engine, too: whoever else answers at URL learns nothing.
+
+    \b
+    pkagent join https://engine.example:8443
+    pkagent join 7-guitar-melon https://engine.example:8443
+    """
+    from pkengine.cli.pkagent_join import join
+
+    join(state, code, url, anew, as_json)
+
+
 @cli.command()
 @state_option
 @json_option

@@ -6,16 +6,18 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from pkengine.cli.exit_status import CommandFailed, ExitStatus
-from pkengine.cli.login import Login
-from pkengine.cli.rest_client import RestClient
 from pkengine.cli.terminal import tell
 from pkengine.errors import PkengineError
+
+if TYPE_CHECKING:
+    from pkengine.cli.login import Login
+    from pkengine.cli.rest_client import RestClient
 
 Work = Callable[[Any], Coroutine["Deferred[Any]", Any, None]]
 
@@ -24,6 +26,7 @@ def run_with_engine(
     login: Login, work: Callable[[RestClient], Coroutine[Deferred[Any], Any, None]]
 ) -> NoReturn:
     """Run a coroutine that talks to an engine; exit with the status it deserves."""
+    from pkengine.cli.rest_client import RestClient
 
     async def with_client(reactor: Any) -> None:
         client = RestClient(reactor, login)
@@ -35,15 +38,19 @@ def run_with_engine(
     run(with_client)
 
 
-def run(work: Work) -> NoReturn:
+def run(work: Work, *, command: str = "pkengine") -> NoReturn:
     """Run a coroutine on the reactor; exit with the status it deserves.
 
     An interrupt cancels the coroutine, waits until it has cleaned up, and exits quietly.
+
+    Args:
+        work: gets the reactor.
+        command: which one says why it failed.
     """
-    react(_run, (work,))
+    react(_run, (work, command))
 
 
-async def _run(reactor: Any, work: Work) -> None:
+async def _run(reactor: Any, work: Work, command: str) -> None:
     is_interrupted = False
     ended: Deferred[None] = Deferred()
     running = Deferred.fromCoroutine(work(reactor))
@@ -70,10 +77,10 @@ async def _run(reactor: Any, work: Work) -> None:
             raise SystemExit(ExitStatus.INTERRUPTED) from None
         if isinstance(error, CommandFailed):
             if error.status is not ExitStatus.INTERRUPTED:
-                tell(f"pkengine: {error}")
+                tell(f"{command}: {error}")
             raise SystemExit(error.status) from None
         if isinstance(error, PkengineError):
-            tell(f"pkengine: {error}")
+            tell(f"{command}: {error}")
             raise SystemExit(ExitStatus.FAILED) from None
         raise
     finally:

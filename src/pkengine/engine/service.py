@@ -15,6 +15,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from sqlalchemy import Connection
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
@@ -48,6 +49,9 @@ from pkengine.engine.hosts.trust import HostTrust
 from pkengine.engine.hosts.watch import Patience
 from pkengine.engine.https import listen_https, origin_of
 from pkengine.engine.jobs import Jobs
+from pkengine.engine.joining.entrance import JoinEntrance
+from pkengine.engine.joining.host_joining import HostJoining, LastingWay
+from pkengine.engine.joining.invitations import Invitations
 from pkengine.engine.model import Severity, WayChoice
 from pkengine.engine.rest import HttpServer, site
 from pkengine.engine.rest.application import Folder
@@ -56,6 +60,7 @@ from pkengine.engine.state import StateFolder
 from pkengine.engine.store import Seal, Store, open_database
 from pkengine.engine.store.database import transaction
 from pkengine.engine.store.hosts import has_sealed
+from pkengine.engine.store.invitations import has_invitations
 from pkengine.engine.trusted_proxies import TrustedProxies
 from pkengine.engine.user_administration import UserAdministration
 from pkengine.errors import PkengineError
@@ -102,7 +107,7 @@ class Engine(Service):
         started: fires once, when the start is complete; fails with the reason if it is not.
 
     Once `startService` was called it also has a `store`, `events`, `clusters`, `jobs`,
-    `accounts`, `user_administration`, `hosts`, `host_batches` and
+    `accounts`, `user_administration`, `hosts`, `host_batches`, `invitations` and
     `ssh_key_rotation`.
 
     Raises:
@@ -127,6 +132,7 @@ class Engine(Service):
     agent_relays: AgentRelays
     ssh_key_rotation: SshKeyRotation
     host_batches: HostBatches
+    invitations: Invitations
 
     def __init__(
         self,
@@ -191,6 +197,11 @@ class Engine(Service):
         """What agents call this engine: other engines on this machine have other keys."""
         return f"{socket.gethostname()}-{self.key_pair.pin.digest[:4].hex()}"
 
+    @property
+    def agent_url(self) -> str:
+        """Where agents find this engine, or empty where nobody has said."""
+        return self._dial_in.url if self._dial_in is not None else ""
+
     def privilegedStartService(self) -> None:
         """Listen, while the process may still bind any port.
 
@@ -213,7 +224,7 @@ class Engine(Service):
             if self._port is None:
                 self._listen()
             database = open_database(self._database_url)
-            seal = self.state.seal(is_in_use=transaction(database, False, has_sealed))
+            seal = self.state.seal(is_in_use=transaction(database, False, _holds_secrets))
             self._assemble(Store(self._reactor, database), seal)
         super().startService()  # type: ignore[no-untyped-call]
         self._reactor.callWhenRunning(self._begin)
@@ -281,6 +292,27 @@ class Engine(Service):
             registry=registry,
             events=self.events,
         )
+        self.invitations = Invitations(
+            reactor, store=store, events=self.events, registry=registry, seal=seal
+        )
+        self._joining = HostJoining(
+            invitations=self.invitations,
+            registry=registry,
+            clusters=self.clusters,
+            events=self.events,
+            expecting=access.expecting,
+            way=LastingWay(
+                engine=self.name_at_agents,
+                pin=self.key_pair.pin,
+                mechanism=self._agent_ways.mechanism,
+                dial_in=self._dial_in,
+                https_pin=self.https_key_pair.pin,
+            ),
+            clock=reactor,
+        )
+        self._join_entrance = JoinEntrance(
+            reactor, self.invitations.authenticator, self._joining.verbs()
+        )
         self.hosts = Hosts(
             registry=registry,
             clusters=self.clusters,
@@ -341,12 +373,14 @@ class Engine(Service):
         await self.hosts.start()
         await self.ssh_key_rotation.start()
         await self.host_batches.start()
+        await self.invitations.start()
         root = Folder()
         root.putChild(b"ovirt-engine", site(self))
         root.putChild(b"pkengine", own := Folder())
         own.putChild(b"agent", agents := Folder())
-        self._entrance.put_into(agents)
-        await self._entrance.open()
+        for entrance in (self._entrance, self._join_entrance):
+            entrance.put_into(agents)
+            await entrance.open()
         self._server.resource = root
         write_atomically(self.state.https_url, f"{self.url}\n".encode(), mode=0o644)
         self._log.info(
@@ -377,6 +411,9 @@ class Engine(Service):
             await maybeDeferred(self._port.stopListening)
             self._port = None
         try:
+            await self._join_entrance.close()
+            await self._joining.stop()
+            await self.invitations.stop()
             await self.host_batches.stop()
             await self.ssh_key_rotation.stop()
             self.agent_relays.stop()
@@ -395,6 +432,10 @@ class Engine(Service):
         """End what is under way, and let everything go."""
         super().stopService()  # type: ignore[no-untyped-call]
         return Deferred.fromCoroutine(self._stop())
+
+
+def _holds_secrets(connection: Connection) -> bool:
+    return has_sealed(connection) or has_invitations(connection)
 
 
 class _Starting(Resource):

@@ -149,6 +149,27 @@ class Guessing(InvitationsTestCase):
         self.assertEqual(self.severities(EventCode.INVITATION_BURNT), [Severity.ALERT])
         self.prove(others)
 
+    def test_ten_thousand_guesses_get_nowhere_and_touch_no_other_invitation(self) -> None:
+        guessed_at, code = self.invite(expires_s=LONGEST_EXPIRY_S)
+        _, other = self.invite(expires_s=LONGEST_EXPIRY_S)
+        numbers = [n for n in range(1, 60) if n not in (code.number, other.number)]
+        hellos = [
+            self.now(prover(JoinCode(number, wrong(code).words))).initiator().start()
+            for number in (*[code.number] * 60, *numbers)
+        ]
+        answered = 0
+        for number in range(10_000):
+            acceptor = self.invitations.authenticator.acceptor()
+            acceptor.start()
+            acceptor.receive(hellos[number % len(hellos)])
+            self.assertRaises(AuthenticationError, acceptor.receive, frame(bytes(36)))
+            answered += acceptor.outcome is not None
+            self.clock.advance(0.2)
+        self.assertEqual(answered, 0)
+        self.assertEqual(self.state(guessed_at), InvitationState.BURNT)
+        self.assertEqual(len(self.severities(EventCode.INVITATION_BURNT)), 1)
+        self.prove(other)
+
     def test_one_wrong_code_does_not(self) -> None:
         invitation, code = self.invite()
         self.guess(wrong(code))

@@ -47,6 +47,7 @@ from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.hosts.ssh_key_rotation import SshKeyRotation
 from pkengine.engine.hosts.ssh_ways import SshWays
 from pkengine.engine.jobs import Jobs
+from pkengine.engine.joining.invitations import Invitations
 from pkengine.engine.model import Host, Severity, StepStatus, WayChoice
 from pkengine.engine.rest import site
 from pkengine.engine.rest.application import Folder
@@ -55,7 +56,8 @@ from pkengine.engine.user_administration import UserAdministration
 from pkengine.errors import ChannelClosed, HostKeyMismatch
 from pkengine.keys import KeyPair, Pin, Secret, SshFingerprint, SshPublicKey
 from pkengine.ssh import HostKeyJudgement, HostKeyPolicy, SshKeyRing, SshTarget
-from tests.engine.hosts.keys import host_trust
+from tests.engine.hosts.keys import host_trust, seal
+from tests.engine.joining.codes import register
 from tests.engine.store.inline import InlineReactor, InlineThreads
 
 API = "https://engine.example:8443/ovirt-engine/api"
@@ -366,6 +368,15 @@ class ServedEngine:
         registry = HostRegistry(store, self.events, host_trust(), clock)
         self.agent_relays = AgentRelays(clock)
         known_keys = KnownKeys(store, self.events, clock)
+        self.invitations = Invitations(
+            clock,
+            store=store,
+            events=self.events,
+            registry=registry,
+            seal=seal(),
+            register=register,
+        )
+        self.agent_url = "https://engine.example:8443"
         self.hosts = Hosts(
             registry=registry,
             clusters=self.clusters,
@@ -409,11 +420,13 @@ class ServedEngine:
         test.addCleanup(lambda: Deferred.fromCoroutine(engine.hosts.stop()))
         test.addCleanup(lambda: Deferred.fromCoroutine(engine.ssh_key_rotation.stop()))
         test.addCleanup(lambda: Deferred.fromCoroutine(engine.host_batches.stop()))
+        test.addCleanup(lambda: Deferred.fromCoroutine(engine.invitations.stop()))
         await engine.accounts.ensure_admin(engine.password_file)
         await engine.accounts.start()
         test.addCleanup(lambda: Deferred.fromCoroutine(engine.accounts.stop()))
         await engine.events.add(EventCode.ENGINE_STARTED, Severity.NORMAL, "Starting the engine.")
         await engine.hosts.start()
+        await engine.invitations.start()
         await engine.log_in()
         return engine
 

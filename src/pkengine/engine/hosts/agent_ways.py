@@ -33,6 +33,11 @@ class AgentWays:
         self._is_dialled = is_dialled
         self._default = self._completed(default, _ENGINE_DIALS, _DIALLED_BY)
 
+    @property
+    def mechanism(self) -> str:
+        """How hosts of which nothing else is said, and their engine, prove who they are."""
+        return self._default[1]
+
     def applied(self, host: Host, choice: WayChoice, *, is_new: bool = False) -> Host:
         """Give a host with the way that is chosen for it.
 
@@ -44,6 +49,8 @@ class AgentWays:
         Raises:
             BadRequest: there is no such way, or not at this engine.
         """
+        if choice == WayChoice() and not is_new:
+            return host
         connection, mechanism = self._default if is_new else (host.connection, host.mechanism)
         connection, mechanism = self._completed(choice, connection, mechanism)
         return replace(host, connection=connection, mechanism=mechanism)

@@ -14,6 +14,7 @@ from pkengine.engine.model import (
     Host,
     HostKeySource,
     HostSsh,
+    Invitation,
     KeyChange,
     Origin,
     Severity,
@@ -145,8 +146,27 @@ class Announcements:
             EventCode.HOST_REGISTERED, Severity.WARNING, text, host=host, origin=origin
         )
 
+    def joined(self, host: Host, invitation: Invitation, origin: Origin) -> Event:
+        """A host has proved the code of an invitation, and its own key."""
+        [key] = host.keys
+        then = (
+            "The invitation had approved it."
+            if invitation.is_approved
+            else "It waits for approval, and until then its key is good for nothing else."
+        )
+        text = (
+            f"Host {host.name} joined from {origin.address} by invitation {invitation.number} of "
+            f"{invitation.user}, and has the key {key.key} for mechanism '{key.mechanism}'. {then}"
+        )
+        return self._warning(EventCode.HOST_JOINED, text, host, origin)
+
+    def join_undone(self, host: Host, reason: str, origin: Origin) -> Event:
+        """A host that had joined did not confirm that, so it is forgotten again."""
+        text = f"Host {host.name} did not confirm that it has joined, and is forgotten. {reason}"
+        return self._warning(EventCode.HOST_JOIN_FAILED, text, host, origin)
+
     def approved(self, host: Host, origin: Origin) -> Event:
-        """Somebody decided to trust a host that registered itself."""
+        """Somebody decided to trust a host that registered itself or joined by a code."""
         key = host.ssh.public_key
         text = (
             f"Host {host.name} was approved{_by(origin)}. Its SSH host key is "

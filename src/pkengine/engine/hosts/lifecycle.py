@@ -28,6 +28,9 @@ class Trigger(enum.Enum):
     REMOVE = "remove"
     # What a host asks for itself.
     REGISTER = "register"
+    # What an administrator decides about a host that joined by a code.
+    ACCEPTED = "accepted"
+    ACCEPTED_INACTIVE = "accepted, not activated"
     # What comes of it.
     INSTALLED = "installed"
     INSTALLED_INACTIVE = "installed, not activated"
@@ -51,6 +54,8 @@ TRANSITIONS: dict[tuple[HostStatus | None, Trigger], HostStatus | None] = {
     (ABSENT, _T.INSTALL): _S.INSTALLING,
     (ABSENT, _T.REGISTER): _S.PENDING_APPROVAL,
     (_S.PENDING_APPROVAL, _T.APPROVE): _S.INSTALLING,
+    (_S.PENDING_APPROVAL, _T.ACCEPTED): _S.UNASSIGNED,
+    (_S.PENDING_APPROVAL, _T.ACCEPTED_INACTIVE): _S.MAINTENANCE,
     (_S.INSTALLING, _T.INSTALLED): _S.INITIALIZING,
     (_S.INSTALLING, _T.INSTALLED_INACTIVE): _S.MAINTENANCE,
     (_S.INSTALLING, _T.INSTALL_FAILED): _S.INSTALL_FAILED,
@@ -158,6 +163,8 @@ def _refusal(host: Host, trigger: Trigger) -> str:
     verb = {
         _T.INSTALL: "install",
         _T.APPROVE: "approve",
+        _T.ACCEPTED: "approve",
+        _T.ACCEPTED_INACTIVE: "approve",
         _T.ACTIVATE: "activate",
         _T.DEACTIVATE: "switch to Maintenance mode",
         _T.REMOVE: "remove",
@@ -169,7 +176,7 @@ def _refusal(host: Host, trigger: Trigger) -> str:
         return f"{start} It is already active: its status is '{host.status.value}'."
     if trigger is _T.DEACTIVATE and host.status is _S.MAINTENANCE:
         return f"{start} Host is already in Maintenance mode."
-    if trigger is _T.APPROVE:
+    if trigger in (_T.APPROVE, _T.ACCEPTED, _T.ACCEPTED_INACTIVE):
         return f"{start} Its status is '{host.status.value}': it does not wait for approval."
     if host.status is _S.PENDING_APPROVAL:
         return f"{start} It registered itself: approve it first."

@@ -283,6 +283,21 @@ def _checked_jumps(jumps: tuple[JumpHost, ...]) -> tuple[JumpHost, ...]:
     return tuple(replace(jump, address=address(jump.address)) for jump in jumps)
 
 
+def require_ssh(host: Host) -> None:
+    """Refuse to log in to a host that joined by a code, unless its SSH key is known or given.
+
+    Its address is what it said itself: whoever answers there may be anybody.
+
+    Raises:
+        Conflict: nothing is known of its SSH server.
+    """
+    if host.keys and host.ssh.public_key is None and host.ssh.fingerprint is None:
+        raise Conflict(
+            f"Host {host.name} joined by a code, and nothing is known of its SSH server: do it on "
+            "the host itself, or install the host with the fingerprint of its SSH key."
+        )
+
+
 def host_key_policy(ssh: HostSsh) -> HostKeyPolicy:
     """Tell what a host's key is to be compared with: what was given, else what is stored."""
     if ssh.public_key is None:

@@ -360,9 +360,11 @@ class Hosts:
         reboot: bool = False,
         cluster_id: uuid.UUID | None = None,
     ) -> Job:
-        """Accept a host that registered itself, and begin to install it.
+        """Accept a host that waits for approval.
 
-        Nothing of what the host said about itself was believed until now.  The fingerprint
+        One that joined by a code has proved a key, which is trusted from now on; unless
+        `login` says something, nothing is installed on it.  One that registered itself is
+        installed by SSH: nothing of what it said was believed until now, and the fingerprint
         that it gave holds, unless `login` has another one.
 
         Raises:
@@ -380,9 +382,29 @@ class Hosts:
             host = self._agent_ways.applied(host, way or WayChoice())
             if cluster_id is not None:
                 host = replace(host, cluster_id=(await self._clusters.get(cluster_id)).id)
+            if host.keys and login == SshLogin():
+                return await self._accept(host, origin, activate=activate)
             return await self._install(
                 Trigger.APPROVE, host, login, origin, tell, activate=activate
             )
+
+    async def _accept(self, host: Host, origin: Origin, *, activate: bool) -> Job:
+        """Take a host as it is, by the key that it has proved."""
+        trigger = Trigger.ACCEPTED if activate else Trigger.ACCEPTED_INACTIVE
+        with self._turns.taking("approve", host.name, host.id):
+            job = self._jobs.prepare(f"Approving Host {host.name}", host_id=host.id, origin=origin)
+
+            async def accept() -> None:
+                await self._registry.change(
+                    host.id,
+                    lambda now: advance(replace(now, cluster_id=host.cluster_id), trigger),
+                    lambda now: [self._tell.approved(now, origin)],
+                    also=job.begin,
+                )
+                await job.finish()
+
+            await self._tasks.shield(accept())
+        return job.job
 
     async def _install(
         self,
@@ -397,6 +419,7 @@ class Hosts:
         with self._turns.taking(trigger.value, host.name, host.id):
             require(host, trigger)
             wanted = request.checked(replace(host, ssh=request.with_login(host.ssh, login)))
+            request.require_ssh(wanted)
             # The key is looked for where this request says that the host's SSH server is.
             there = replace(host.ssh, port=wanted.ssh.port, jumps=wanted.ssh.jumps)
             reached = replace(host, ssh=there)

@@ -77,7 +77,8 @@ class HostTrust:
         try:
             yield record
         finally:
-            if record.key not in self._followed.get(host.id, {}):
+            is_kept = record.key in self._followed.get(host.id, {})
+            if not is_kept and self.peers.lookup(record.key) is not None:
                 self._remove({record.key})
 
     def follow(self, host: Host) -> None:

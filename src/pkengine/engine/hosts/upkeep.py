@@ -240,9 +240,10 @@ async def log_in_to_known(ways: SshWays, host: Host, login: SshLogin, origin: Or
     """Log in by the host key that is stored; another one is for installing to accept.
 
     Raises:
-        Conflict: another host key is given.
+        Conflict: another host key is given, or the host joined by a code and has no SSH.
         BadRequest, SshError: as for installing.
     """
+    request.require_ssh(host)
     if request.with_login(host.ssh, login).public_key != host.ssh.public_key:
         raise Conflict(
             f"Host {host.name} is known by another SSH host key: install it to change that."

@@ -23,6 +23,7 @@ from pkengine.engine.hosts.batches import HostBatches
 from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.hosts.ssh_key_rotation import SshKeyRotation
 from pkengine.engine.jobs import Jobs
+from pkengine.engine.joining.invitations import Invitations
 from pkengine.engine.rest.agent_relays import KeyAgentResource
 from pkengine.engine.rest.application import Application, Folder, Routed, refuse
 from pkengine.engine.rest.authorization import Authorizer
@@ -36,6 +37,7 @@ from pkengine.engine.rest.host_batches import HostBatchResource
 from pkengine.engine.rest.host_collections import HostCollections
 from pkengine.engine.rest.host_elements import HOST
 from pkengine.engine.rest.hosts import HostResource
+from pkengine.engine.rest.invitations import InvitationResource
 from pkengine.engine.rest.job_actions import JobActions
 from pkengine.engine.rest.jobs import JobResource
 from pkengine.engine.rest.key_changes import KeyChangeResource
@@ -76,6 +78,14 @@ class ServedEngine(Protocol):
     @property
     def agent_relays(self) -> AgentRelays:
         """The ways to ssh-agents of administrators."""
+
+    @property
+    def invitations(self) -> Invitations:
+        """The hosts that may join by a code."""
+
+    @property
+    def agent_url(self) -> str:
+        """Where agents find the engine, or empty where nobody has said."""
 
     @property
     def clusters(self) -> Clusters:
@@ -139,6 +149,7 @@ def site(engine: ServedEngine) -> IResource:
             KnownHostResource(engine.hosts.known_keys).routes(),
             HostBatchResource(engine.host_batches, engine.clusters, actions).routes(),
             EngineSshKeyResource(engine.ssh_key_rotation, actions).routes(),
+            InvitationResource(engine.invitations, engine.agent_url).routes(),
             EventResource(engine.events).routes(),
             jobs.routes(),
             users.routes(),

@@ -77,7 +77,7 @@ class HostActions:
         return await self._done(call, document, job)
 
     async def approve(self, call: Call, host_id: uuid.UUID) -> Answer:
-        """Accept a host that registered itself, and begin to install it."""
+        """Accept a host that joined by a code, or one that registered itself and install it."""
         document = call.read(ACTION, is_optional=True)
         # Clients say how to log in at either place.
         login = read_login({**(document.get("host") or {}), **document})
