@@ -117,6 +117,13 @@ class MechanismTests(DialInTestCase):
         await self.assert_proved(host, real, "spake2plus")
         self.assertNotEqual(former, keys_of(host))
 
+        # An agent that is restarted comes back by the same key, and keeps it when upgraded.
+        await self.engine.hosts.upkeep.restart_agent(host.id, SshLogin(), ADMIN)
+        job = await self.engine.hosts.upgrades.upgrade(host.id, SshLogin(), ADMIN)
+        self.assertEqual(StepStatus.FINISHED, (await self.ended(job)).status)
+        await self.until(host.id, HostStatus.UP)
+        await self.assert_proved(host, real, "spake2plus")
+
         # The engine dials again, and the agent listens for it.
         await self.maintain(host)
         host = await self.installed(host, WayChoice(connection=ENGINE_DIALS))
