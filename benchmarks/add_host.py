@@ -61,7 +61,7 @@ from pkengine.ssh import (
 
 ADDRESS = "127.0.0.1"
 ENGINE = TrustedPeer("engine", Pin(b"e" * 32))
-GOAL = 0.5
+GOAL = 0.4
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 SCRIPT = """\
