@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pkengine.engine.events import EventCode
 from pkengine.engine.model import Host, HostStatus, Job, KeyRotationStatus, StepStatus
+from pkengine.engine.state import StateFolder
 from pkengine.errors import Conflict
 from pkengine.keys import SshPublicKey
 from pkengine.ssh import SshKeyKind
 from tests.hosts import Host as TestHost
-from tests.integration.engine_case import ADMIN, EngineTestCase
+from tests.integration.engine_case import ADMIN, EngineTestCase, shared_bundles
 
 DONE, FAILED = KeyRotationStatus.DONE, KeyRotationStatus.FAILED
 
@@ -114,6 +117,26 @@ class RotationTests(EngineTestCase):
         self.assertEqual(
             [f"restrict {new} pkengine@{self.engine.name_at_agents}"], await self.authorized(one)
         )
+
+    async def test_two_engines_on_one_host_leave_each_others_lines_alone(self) -> None:
+        one, _ = await self.up("one")
+        first = self.engine
+        (line_of_first,) = await self.authorized(one)
+        self.state = StateFolder(Path(self.mktemp()))
+        self.state.bundles = shared_bundles()
+        await self.start_engine()
+        self.addCleanup(lambda: first.running and first.stopService())
+        added = await self.add_up(one)
+        (also_first, line_of_second) = await self.authorized(one)
+        self.assertEqual(line_of_first, also_first)
+        self.assertTrue(line_of_second.endswith(f"pkengine@{self.engine.name_at_agents}"))
+        await self.rotate()
+        first_line, second_line = await self.authorized(one)
+        self.assertEqual(line_of_first, first_line)
+        self.assertNotEqual(line_of_second, second_line)
+        await self.maintain(added)
+        await self.engine.hosts.remove(added.id, ADMIN, uninstall=True)
+        self.assertEqual([line_of_first], await self.authorized(one))
 
     async def test_the_old_key_can_be_given_up_by_force(self) -> None:
         one, added = await self.up("one")
