@@ -23,6 +23,7 @@ from pkengine.engine.hosts.entrance import Entrance
 from pkengine.engine.model import (
     Event,
     Host,
+    HostChange,
     HostConnection,
     HostStatus,
     Job,
@@ -217,6 +218,26 @@ class RekeyingTests(HostsTestCase):
         self.assertIs(job.status, StepStatus.FINISHED)
         self.assertIn(moved, (self.state.dialled_engines / "engine.json").read_text())
         await self.answers(host)
+
+    async def test_other_arrivals_are_used_while_one_is_expected_for_a_trial(self) -> None:
+        host, _ = await self.change(await self.up(), AGENT_DIALS, "sign")
+        expected = self.arrivals.expect(host.id, self.pin, "pin")
+        arrived = Deferred.fromCoroutine(expected.arrived())
+        await self.agent_process.stop("KILL")
+        back = self.becomes(HostStatus.UP)
+        self.start_agent()
+        await back
+        self.assertNoResult(arrived)
+        expected.end()
+        await self.answers(await self.registry.get(host.id))
+
+    async def test_an_engine_without_a_url_still_changes_the_rest_of_a_host(self) -> None:
+        host, _ = await self.change(await self.up(), AGENT_DIALS, "sign")
+        self.patch(self.hosts._agent_ways, "_is_dialled", False)
+        host = await self.hosts.update(host.id, HostChange(comment="moved"), ADMIN)
+        self.assertEqual(host.comment, "moved")
+        with self.assertRaisesRegex(BadRequest, "--agent-url"):
+            await self.change(host)
 
     # What is interrupted.
 

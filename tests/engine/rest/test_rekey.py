@@ -56,6 +56,7 @@ class RekeyTests(ActionsTestCase):
         reply = await self.act(host_id, "rekey", {"mechanism": "hmac"})
         self.assertEqual(reply.status, 400)
         self.assertIn("needs the connection 'agent-dials'", reply.fault()[1])
+        self.assertIn("Failed to change the connection of Host h1.", await self.newest())
         reply = await self.act(host_id, "rekey")
         self.assertEqual(reply.status, 409)
         self.assertIn("The engine dials it already", reply.fault()[1])

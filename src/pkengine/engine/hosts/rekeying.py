@@ -30,6 +30,7 @@ from twisted.logger import Logger
 
 from pkengine.auth.shared_key import SHARED_KEY_MECHANISMS
 from pkengine.engine.clock import utc_now
+from pkengine.engine.events import EventCode
 from pkengine.engine.hosts.access import HostAccess
 from pkengine.engine.hosts.agent_ways import AgentWays
 from pkengine.engine.hosts.monitor import Monitor
@@ -124,18 +125,22 @@ class Rekeying:
                 change.
         """
         host = await self._registry.get(host_id)
-        with self._turns.taking(_VERB, host.name, host_id):
+        async with self._tell.refusal(EventCode.WAY_NOT_CHANGED, _VERB, host, origin):
+            return await self._begin(host, choice, origin)
+
+    async def _begin(self, host: Host, choice: WayChoice, origin: Origin) -> Job:
+        with self._turns.taking(_VERB, host.name, host.id):
             require_trust(host, _VERB)
             wanted = self._ways.applied(host, choice)
             _require_change(host, wanted)
             with as_conflict(host):
                 living = await self._access.connect(host)
             job = self._jobs.prepare(
-                f"Changing the connection of Host {host.name}", host_id=host_id, origin=origin
+                f"Changing the connection of Host {host.name}", host_id=host.id, origin=origin
             )
             try:
                 await self._registry.change(
-                    host_id,
+                    host.id,
                     lambda host: host,
                     lambda host: [self._tell.way_changing(host, wanted, origin)],
                     also=job.begin,
@@ -181,7 +186,7 @@ class Rekeying:
     async def _change(
         self, wanted: Host, trial: WayTrial, job: RunningJob, origin: Origin
     ) -> None:
-        begin = partial(_begin, job)
+        begin = partial(_show_begun, job)
         end = begin("prepare")
         key = await trial.prepare()
         new = self._registry.trust.host_key(
@@ -284,7 +289,7 @@ class Rekeying:
         return True
 
 
-def _begin(job: RunningJob, step: str) -> Callable[[], None]:
+def _show_begun(job: RunningJob, step: str) -> Callable[[], None]:
     """Show that a step has begun; give what shows that it has ended."""
     job.step(step, STEPS[step], StepStatus.STARTED)
     return lambda: job.step(step, STEPS[step], StepStatus.FINISHED)

@@ -520,7 +520,7 @@ class Hosts:
         def apply(host: Host) -> Host:
             nonlocal old_ssh, is_key_replaced
             new = request.changed_host(host, change)
-            if not host.keys:  # nobody has to be told
+            if not host.keys and is_other_way(host, change.way):  # nobody has to be told
                 new = self._agent_ways.applied(new, change.way)
             differences[:] = request.differences(host, new)
             old_ssh, is_key_replaced = host.ssh, is_other_key(host.ssh, new.ssh)
@@ -535,11 +535,10 @@ class Hosts:
                 settlement.end(connection, host_id)
 
         host = await self._registry.get(host_id)
-        self._agent_ways.applied(host, change.way)  # refused before anything is changed
-        host = await self._tasks.shield(self._registry.change(host_id, apply, tell, also=also))
         if host.keys and is_other_way(host, change.way):
+            request.changed_host(host, change)  # what is malformed keeps the rest from beginning
             await self.rekeying.change(host_id, change.way, origin)
-        return host
+        return await self._tasks.shield(self._registry.change(host_id, apply, tell, also=also))
 
     async def activate(self, host_id: uuid.UUID, origin: Origin) -> Job:
         """Watch a host again; it is `up` as soon as its agent answers.

@@ -103,12 +103,13 @@ class HostActions:
         document = call.read(ACTION, is_optional=True)
         if (await self._hosts.get(host_id)).mechanism in SHARED_KEY_MECHANISMS:
             job = await self._hosts.rekeying.change(host_id, WayChoice(), call.origin)
+            document = {**document, "async": False}  # as the proof is answered
         else:
             job = await self._hosts.upkeep.prove_keys(host_id, call.origin)
         return await self._done(call, document, job)
 
     async def rekey(self, call: Call, host_id: uuid.UUID) -> Answer:
-        """Begin to let a host connect otherwise, or by a fresh key; its agent has answered."""
+        """Begin to let a host connect otherwise, or by a fresh key, over the connection it has."""
         document = call.read(ACTION, is_optional=True)
         job = await self._hosts.rekeying.change(host_id, read_way(document), call.origin)
         return await self._done(call, document, job)
