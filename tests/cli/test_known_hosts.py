@@ -203,6 +203,20 @@ class JumpTests(CommandTestCase):
         body = self.body(f"POST /hosts/{host()['id']}/install")
         self.assertEqual(body["ssh"]["jump_hosts"], {"jump_host": []})
 
+    async def test_update_stores_another_way_without_going_there(self) -> None:
+        self.engine.answers[f"PUT /hosts/{host()['id']}"] = (200, host())
+        ended = await self.run_command(
+            "host", "update", "web", "--jump", "b", "--ssh-port", "2222"
+        )
+        self.assertEqual((ended.status, ended.out), (0, "Host web was changed.\n"), ended.err)
+        jump = {"address": "b", "port": 22, "user": {"user_name": "root"}}
+        self.assertEqual(
+            self.body(f"PUT /hosts/{host()['id']}"),
+            {"ssh": {"port": 2222, "jump_hosts": {"jump_host": [jump]}}},
+        )
+        ended = await self.run_command("host", "update", "web")
+        self.assertEqual(ended.status, 2)
+
     async def test_what_does_not_go_together_is_refused_before_anything_is_asked(self) -> None:
         for arguments, part in (
             (("--jump-fingerprint", JUMP), "Say with --jump"),

@@ -13,6 +13,7 @@ from pkengine.cli.host_facts import host_facts
 from pkengine.cli.host_invitations import invitations, invite, uninvite
 from pkengine.cli.host_key_commands import fingerprint, key_change
 from pkengine.cli.host_options import (
+    PORT,
     agent_way_entity,
     agent_way_options,
     check_at_most_one,
@@ -223,6 +224,57 @@ def remove(engine: EngineOptions, name: str, force: bool, uninstall: bool, as_js
             show_json(found)
         else:
             show(f"Host {found['name']} is removed.")
+
+    engine.run(work)
+
+
+@host.command()
+@click.argument("name")
+@click.option("--name", "new_name", metavar="NAME", help="Call it so from now on.")
+@click.option("--address", help="Where it is now.")
+@click.option("--comment")
+@click.option("--ssh-port", type=PORT)
+@click.option("--ssh-user")
+@click.option(
+    "--jump",
+    metavar="[USER@]HOST[:PORT]",
+    help="Reach it through this host, or several, with commas; 'none' goes directly.",
+)
+@json_option
+@click.pass_obj
+def update(
+    engine: EngineOptions,
+    name: str,
+    new_name: str | None,
+    address: str | None,
+    comment: str | None,
+    ssh_port: int | None,
+    ssh_user: str | None,
+    jump: str | None,
+    as_json: bool,
+) -> None:
+    """Change what the engine has stored about a host, without going there."""
+    way = jump_way(jump, (), None)
+    named = {"name": new_name, "address": address, "comment": comment}
+    body: Entity = {key: value for key, value in named.items() if value is not None}
+    ssh: Entity = {} if ssh_port is None else {"port": ssh_port}
+    if ssh_user is not None:
+        ssh["user"] = {"user_name": ssh_user}
+    if not (body or ssh or way is not None):
+        raise click.UsageError("Say what is to be changed.")
+
+    async def work(client: RestClient) -> None:
+        from pkengine.cli.hosts import find_host
+        from pkengine.cli.ways import way_entity
+
+        found = await find_host(client, name)
+        if way is not None:
+            ssh["jump_hosts"] = way_entity(way)
+        changed = await client.put(f"/hosts/{found['id']}", body | ({"ssh": ssh} if ssh else {}))
+        if as_json:
+            show_json(changed)
+        else:
+            show(f"Host {changed['name']} was changed.")
 
     engine.run(work)
 

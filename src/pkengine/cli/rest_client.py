@@ -94,6 +94,10 @@ class RestClient:
         """Create something, or begin an action."""
         return await self._call("POST", path, parameters, body)
 
+    async def put(self, path: str, body: Entity, **parameters: str | int) -> Entity:
+        """Change something."""
+        return await self._call("PUT", path, parameters, body)
+
     async def delete(self, path: str, **parameters: str | int) -> None:
         """Remove something."""
         await self._call("DELETE", path, parameters)

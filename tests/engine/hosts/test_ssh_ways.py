@@ -319,6 +319,9 @@ class JumpTests(WaysTestCase):
         self.assertEqual(now.ssh.jumps, ())
         (_, text) = self.events_of(EventCode.HOST_UPDATED)
         self.assertIn("jump hosts ops@bastion.example.org:2222 became none", text)
+        given = (JumpLogin(host=BASTION, fingerprint=HOST_KEY.fingerprint()),)
+        change = HostChange(ssh=SshLogin(jumps=given))
+        self.refusal(self.hosts.update(host.id, change, ADMIN), BadRequest)
 
     def test_the_way_is_closed_where_the_host_refuses(self) -> None:
         outcomes = iter([None, SshAuthenticationFailed("No.")])

@@ -77,6 +77,11 @@ def changed_host(host: Host, change: HostChange) -> Host:
         BadRequest: something is malformed.
         Conflict: the host's status does not allow one of the changes.
     """
+    if any(jump.fingerprint or jump.public_key for jump in change.ssh.jumps or ()):
+        raise BadRequest(
+            "The key of a jump host is given with a request that logs in, such as to install: an "
+            "update does not go there."
+        )
     new = checked(
         replace(
             host,
