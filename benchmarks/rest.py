@@ -20,7 +20,6 @@ import time
 import tracemalloc
 import uuid
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from lxml import etree
@@ -31,25 +30,19 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, c
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import react
 
-from pkengine.auth.trust import MemoryTrustStore
 from pkengine.channel.verbs import Capabilities, HardwareInfo, OperatingSystem
 from pkengine.engine.accounts import ADMIN, Accounts
 from pkengine.engine.clock import utc_now
 from pkengine.engine.clusters import Clusters
-from pkengine.engine.events import Events
-from pkengine.engine.hosts.monitor import Monitor
-from pkengine.engine.hosts.registry import HostRegistry
-from pkengine.engine.hosts.service import Hosts
-from pkengine.engine.jobs import Jobs
-from pkengine.engine.model import Host, HostKeySource, HostSsh, HostStatus
+from pkengine.engine.model import Host, HostKey, HostKeySource, HostSsh, HostStatus, KeySource
 from pkengine.engine.rest import HttpServer, site
 from pkengine.engine.rest.application import Folder
+from pkengine.engine.service import Engine
+from pkengine.engine.state import StateFolder
 from pkengine.engine.store import Store
 from pkengine.engine.store import hosts as queries
-from pkengine.engine.user_administration import UserAdministration
 from pkengine.errors import NotAuthorized
-from pkengine.keys import KeyPair, Pin, Secret, SshPublicKey
-from pkengine.ssh import SshKeyRing
+from pkengine.keys import Pin, Secret, SshPublicKey
 
 HOST_KEY = SshPublicKey.parse(
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
@@ -87,6 +80,12 @@ def make_host(number: int, cluster_id: uuid.UUID) -> Host:
     ssh = HostSsh(
         fingerprint=HOST_KEY.fingerprint(), public_key=HOST_KEY, key_source=HostKeySource.GIVEN_KEY
     )
+    key = HostKey(
+        key=Pin(number.to_bytes(32, "big")),
+        mechanism="pin",
+        source=KeySource.DEPLOYED,
+        added=utc_now(reactor),
+    )
     return Host(
         id=uuid.uuid4(),
         name=f"host-{number:05}",
@@ -94,41 +93,10 @@ def make_host(number: int, cluster_id: uuid.UUID) -> Host:
         cluster_id=cluster_id,
         status=HostStatus.MAINTENANCE,
         ssh=ssh,
-        pins=(Pin(number.to_bytes(32, "big")),),
+        keys=(key,),
         capabilities=CAPABILITIES,
         hardware=HardwareInfo(system_manufacturer="ACME", system_uuid=CAPABILITIES.uuid),
         agent_version="1.0",
-    )
-
-
-async def make_engine(store: Store, folder: Path) -> Any:
-    accounts, events = Accounts(store, reactor), Events(store, reactor)
-    clusters, jobs = Clusters(store), Jobs(store, reactor)
-    registry = HostRegistry(store, events, MemoryTrustStore(), reactor)
-    key_pair = KeyPair.generate("engine")
-    nowhere: Any = SimpleNamespace(connect=None)
-    return SimpleNamespace(
-        clock=reactor,
-        accounts=accounts,
-        user_administration=UserAdministration(store, accounts, events, reactor),
-        events=events,
-        clusters=clusters,
-        jobs=jobs,
-        hosts=Hosts(
-            registry=registry,
-            clusters=clusters,
-            events=events,
-            jobs=jobs,
-            access=nowhere,
-            monitor=Monitor(registry, nowhere.connect, reactor),
-            own_pin=key_pair.pin,
-            clock=reactor,
-        ),
-        ssh_keys=SshKeyRing(folder / "ssh"),
-        ssh_key_rotation=nowhere,
-        host_batches=nowhere,
-        key_pair=key_pair,
-        https_key_pair=key_pair,
     )
 
 
@@ -246,10 +214,19 @@ async def _refused(check: Any) -> None:
 
 
 async def measure(folder: Path, hosts: int, rounds: int) -> None:
-    store = await Store.open(reactor, f"sqlite:///{folder / 'engine.db'}")
-    engine = await make_engine(store, folder)
-    password = await engine.accounts.ensure_admin(folder / "password")
-    await engine.accounts.start()
+    engine = Engine(reactor, StateFolder(folder / "state"), https="tcp:0:interface=127.0.0.1")
+    engine.privilegedStartService()
+    engine.startService()
+    try:
+        await engine.started
+        await measure_engine(engine, hosts, rounds)
+    finally:
+        await engine.stopService()
+
+
+async def measure_engine(engine: Engine, hosts: int, rounds: int) -> None:
+    store = engine.store
+    password = Secret(engine.state.initial_admin_password.read_bytes().strip())
     user = await engine.accounts.check_password(ADMIN, password, "127.0.0.1")
     token = (await engine.accounts.tokens.issue(user)).text.reveal_text()
     await add_hosts(store, engine.clusters, 0, hosts)
@@ -294,8 +271,6 @@ async def measure(folder: Path, hosts: int, rounds: int) -> None:
         tracemalloc.stop()
     print(f"memory at the peak: {peaks[0]:.1f} MiB, for four times the hosts {peaks[1]:.1f} MiB")
     await port.stopListening()
-    await engine.accounts.stop()
-    await store.close()
 
 
 def main() -> None:

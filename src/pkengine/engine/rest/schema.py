@@ -14,6 +14,7 @@ import datetime
 import enum
 import re
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -36,7 +37,7 @@ class IncompleteParameters(BadRequest):
     """A request lacks what is mandatory."""
 
 
-class Scalar:
+class Scalar(ABC):
     """A value without parts: how it is written, and read from what a client sent."""
 
     #: What a value looks like, for people.
@@ -50,13 +51,25 @@ class Scalar:
         """Give what stands in JSON; oVirt writes numbers and Booleans as text."""
         return self.encode(value)
 
+    @abstractmethod
     def decode(self, text: str) -> Any:
         """Give the value of a text.
 
         Raises:
-            ValueError: it has none.
+            ValueError: it has none; this says what was expected.
         """
-        raise NotImplementedError
+
+
+class WrittenScalar(Scalar):
+    """A value that only the engine sets."""
+
+    def decode(self, text: str) -> Any:
+        """Refuse.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("nothing, for only the engine sets it")
 
 
 @dataclass(frozen=True)
@@ -100,8 +113,8 @@ class Integer(Scalar):
         return number
 
 
-class Decimal(Scalar):
-    """A number with a fraction; never read."""
+class Decimal(WrittenScalar):
+    """A number with a fraction."""
 
     def encode(self, value: float) -> str:
         """Write at most four decimals."""
@@ -123,8 +136,8 @@ class Boolean(Scalar):
             raise ValueError("'true' or 'false'") from None
 
 
-class Moment(Scalar):
-    """A point in time; never read."""
+class Moment(WrittenScalar):
+    """A point in time."""
 
     def encode(self, value: datetime.datetime) -> str:
         """Write UTC to the millisecond, in the one form that the SDK reads."""
