@@ -13,6 +13,9 @@ from pkengine.errors import CannotListenThere
 #: Where agents listen when nothing else is said; vdsm's port.
 AGENT_PORT = 54321
 
+#: So many connections may wait to be taken: a fleet comes back at once.
+_BACKLOG = 4096
+
 
 def listening_endpoint(reactor: Any, text: str, *, example: int) -> IStreamServerEndpoint:
     """Read what a person says to listen on.
@@ -32,8 +35,8 @@ def listening_endpoint(reactor: Any, text: str, *, example: int) -> IStreamServe
         if port > 65535:
             raise CannotListenThere(f"Cannot listen on port {port}: ports end at 65535.")
         if _ipv6_takes_ipv4():
-            return TCP6ServerEndpoint(reactor, port)
-        return TCP4ServerEndpoint(reactor, port)
+            return TCP6ServerEndpoint(reactor, port, backlog=_BACKLOG)
+        return TCP4ServerEndpoint(reactor, port, backlog=_BACKLOG)
     try:
         return cast(IStreamServerEndpoint, serverFromString(reactor, text))
     except Exception as error:  # the parsers of endpoints raise what they like

@@ -14,6 +14,9 @@ from pkengine.channel import Channel, Verbs, connect_channel
 from pkengine.channel.engine_url import engine_endpoint
 from pkengine.channel.http_proxy import HttpProxy, proxy_from_environment
 
+#: Together with a whole fleet an agent has to wait for its turn.
+_TIMEOUT_S = 60.0
+
 
 class EngineDialling:
     """Opens channels to engines.
@@ -68,6 +71,7 @@ class EngineDialling:
             parts.authenticator(engine.mechanism),
             expected=name,
             verbs=self._verbs,
+            timeout_s=_TIMEOUT_S,
         )
 
     def _proxy(self, engine: DialledEngine, host: str) -> HttpProxy | None:

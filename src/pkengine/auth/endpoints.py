@@ -6,6 +6,7 @@ looks as usual, and it also provides `IAuthenticatedTransport`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
@@ -47,6 +48,7 @@ class AuthenticatedServerEndpoint:
         timeout_s: how long authentication may take.
         max_pending: how many connections may be under way in authentication; with one
             more, the oldest of them is cut, so that idle strangers keep nobody out.
+        settled: is called when authentication on a connection has ended, well or not.
     """
 
     def __init__(
@@ -57,7 +59,9 @@ class AuthenticatedServerEndpoint:
         *,
         timeout_s: float = AUTHENTICATION_TIMEOUT_S,
         max_pending: int = MAX_PENDING,
+        settled: Callable[[], object] = lambda: None,
     ) -> None:
+        self._settled = settled
         self._reactor = reactor
         self._endpoint = endpoint
         self._authenticator = authenticator
@@ -73,6 +77,7 @@ class AuthenticatedServerEndpoint:
                 protocolFactory,
                 self._timeout_s,
                 self._max_pending,
+                self._settled,
             )
         )
 
@@ -128,7 +133,9 @@ class _Acceptors(Factory):
         application: IProtocolFactory,
         timeout_s: float,
         max_pending: int,
+        settled: Callable[[], object],
     ) -> None:
+        self._settled = settled
         self.reactor = reactor
         self.trust = authenticator.trust
         self.deadline_s: float | None = timeout_s
@@ -168,6 +175,7 @@ class _Acceptors(Factory):
         self, connection: AuthenticatedConnection, address: IAddress
     ) -> IProtocol | None:
         self._pending.pop(connection, None)
+        self._settled()
         return self._application.buildProtocol(address)
 
     def connected(self, connection: AuthenticatedConnection, application: IProtocol) -> None:
@@ -180,6 +188,7 @@ class _Acceptors(Factory):
 
     def refused(self, connection: AuthenticatedConnection, reason: Failure) -> None:
         self._pending.pop(connection, None)
+        self._settled()
         _log.warn(
             "A connection from {peer} is refused by {mechanism}: {reason}",
             peer=connection.getPeer(),

@@ -72,6 +72,7 @@ async def listen_channel(
     verbs: Verbs,
     on_channel: Callable[[Channel], None] | None = None,
     heartbeat_s: float = HEARTBEAT_S,
+    settled: Callable[[], object] = lambda: None,
 ) -> ChannelListener:
     """Listen for peers that open channels.
 
@@ -82,9 +83,11 @@ async def listen_channel(
         verbs: what this end answers.
         on_channel: is called with each channel when it is open.
         heartbeat_s: after how much silence a peer is pinged.
+        settled: is called when authentication on a connection has ended, well or not.
     """
     factory = _Acceptors(reactor, verbs, heartbeat_s, on_channel)
-    port = await AuthenticatedServerEndpoint(reactor, endpoint, authenticator).listen(factory)
+    below = AuthenticatedServerEndpoint(reactor, endpoint, authenticator, settled=settled)
+    port = await below.listen(factory)
     return ChannelListener(port, factory.open_channels)
 
 

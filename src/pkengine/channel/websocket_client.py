@@ -28,7 +28,8 @@ from zope.interface import implementer
 from pkengine.channel.websocket import WebSocketStream, websocket_stream
 from pkengine.errors import ChannelError
 
-UPGRADE_TIMEOUT_S = 15.0
+#: A server that many ask at the same time has them wait for their turn.
+UPGRADE_TIMEOUT_S = 45.0
 
 
 @implementer(IStreamClientEndpoint)

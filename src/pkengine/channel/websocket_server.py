@@ -22,6 +22,7 @@ from twisted.internet.interfaces import (
     IStreamServerEndpoint,
 )
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from wsproto import ConnectionType
@@ -30,6 +31,7 @@ from wsproto.handshake import H11Handshake
 from wsproto.utilities import RemoteProtocolError
 from zope.interface import implementer
 
+from pkengine.channel.admission import Admission
 from pkengine.channel.websocket import websocket_stream
 
 
@@ -54,14 +56,18 @@ class WebSocketResource(Resource):
     Args:
         clock: keeps the time of pings.
         path: where the resource is, to be shown to people.
+        admission: whom to let in when; None lets everybody in at once.
     """
 
     isLeaf = True
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime, path: str) -> None:
+    def __init__(
+        self, clock: IReactorTime, path: str, *, admission: Admission | None = None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._clock = clock
+        self._admission = admission
         self._address = ResourceAddress(path)
         self._factory: IProtocolFactory | None = None
 
@@ -101,7 +107,6 @@ class WebSocketResource(Resource):
             if request.clientproto != b"HTTP/1.1":  # older ones know no upgrade
                 raise RemoteProtocolError("not HTTP/1.1")
             handshake.initiate_upgrade_connection(headers, request.path)
-            agreement = handshake.send(AcceptConnection())
         except (RemoteProtocolError, h11.ProtocolError, UnicodeDecodeError):
             request.setHeader(b"Upgrade", b"websocket")
             request.setHeader(b"Sec-WebSocket-Version", b"13")
@@ -111,14 +116,38 @@ class WebSocketResource(Resource):
                 "This is for agents: expected a request for a WebSocket (RFC 6455). A proxy in "
                 "front of the engine must pass on the headers Upgrade and Connection.",
             )
+        if self._factory is None or (self._admission is not None and self._admission.is_full):
+            return self._refuse_for_now(request)
+        if self._admission is None:
+            return self._begin(request, handshake)
+        self._wait(request, handshake, self._admission)
+        return NOT_DONE_YET
+
+    def _wait(self, request: Request, handshake: H11Handshake, admission: Admission) -> None:
+        """Begin when it is this request's turn."""
+
+        def begin() -> None:
+            answer = self._begin(request, handshake)
+            if isinstance(answer, bytes):
+                request.write(answer)
+                request.finish()
+                admission.settled()
+
+        def left(_: Failure) -> None:
+            admission.leave(begin)
+
+        request.notifyFinish().addErrback(left)
+        admission.enter(begin)
+
+    def _begin(self, request: Request, handshake: H11Handshake) -> bytes | int:
         channel: Any = request.channel
         transport = channel.transport
-        factory = self._factory
         peer: IAddress = request.getClientAddress()
+        factory = self._factory
         application = factory.buildProtocol(peer) if factory is not None else None
         if application is None:
-            request.setHeader(b"Retry-After", b"1")
-            return self._refuse(request, 503, "No agents are taken now.")
+            return self._refuse_for_now(request)
+        agreement = handshake.send(AcceptConnection())
         connection = handshake.connection
         assert connection is not None, "an agreement makes a connection"
         transport.unregisterProducer()  # HTTP's: the stream brings its own
@@ -127,6 +156,10 @@ class WebSocketResource(Resource):
             websocket_stream(connection, application, transport, self._clock, peer=peer)
         )
         return NOT_DONE_YET
+
+    def _refuse_for_now(self, request: Request) -> bytes:
+        request.setHeader(b"Retry-After", b"1")
+        return self._refuse(request, 503, "No agents are taken now.")
 
     def _refuse(self, request: Request, code: int, text: str) -> bytes:
         self._log.info(

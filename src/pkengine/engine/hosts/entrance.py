@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from twisted.web.resource import Resource
 
 from pkengine.channel import Channel, ChannelListener, Verbs, listen_channel
+from pkengine.channel.admission import Admission
 from pkengine.channel.engine_url import AGENT_PATH
 from pkengine.channel.websocket_server import WebSocketResource
 from pkengine.engine.events import EventCode, Events
@@ -61,9 +62,15 @@ class Entrance:
         self._registry = registry
         self._events = events
         self._tasks = Tasks()
+        self._admission = Admission(reactor)
         self._listeners: list[ChannelListener] = []
         self._ways = [
-            (WebSocketResource(reactor, f"{AGENT_PATH}/{each.mechanism}"), each)
+            (
+                WebSocketResource(
+                    reactor, f"{AGENT_PATH}/{each.mechanism}", admission=self._admission
+                ),
+                each,
+            )
             for each in authenticators
         ]
 
@@ -76,7 +83,12 @@ class Entrance:
         """Take agents in from now on."""
         for way, authenticator in self._ways:
             listener = await listen_channel(
-                self._reactor, way, authenticator, verbs=Verbs(), on_channel=self._came
+                self._reactor,
+                way,
+                authenticator,
+                verbs=Verbs(),
+                on_channel=self._came,
+                settled=self._admission.settled,
             )
             self._listeners.append(listener)
 
