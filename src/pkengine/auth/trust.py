@@ -182,7 +182,10 @@ class MemoryTrustStore:
     def add(self, peer: TrustedPeer) -> None:
         """Accept a key; a record with the same key is replaced."""
         self.refresh()
-        self._replace({**self._accepted, peer.key: peer})
+        if peer.key in self._accepted or peer.expires is not None:
+            self._replace({**self._accepted, peer.key: peer})
+        else:  # by a new key nobody loses trust, and there may be thousands
+            self._accepted[peer.key] = peer
 
     def remove(self, key: PeerKey) -> None:
         """Accept a key no longer; its live connections close at once.
