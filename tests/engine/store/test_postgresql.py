@@ -21,6 +21,7 @@ from tests.engine.store import postgresql, test_database, test_search
 
 class StoreTests(test_database.StoreTests):
     skip = postgresql.SKIP
+    fewer_transactions_than = 100  # each is one of its own, beside others
 
     def setUp(self) -> None:
         self.url = postgresql.new_database(self)
