@@ -4,14 +4,14 @@
 
 All three are channels with the mechanism ``pin``; the other end is a second process.  The calls
 go in turns, so that all ways meet the same load, and the medians are compared.  nginx is set
-up as docs/examples/nginx.conf says.
+up as docs/dial-in.md says.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -35,25 +35,9 @@ from pkengine.auth import MemoryTrustStore, PinAuthenticator, TrustedPeer
 from pkengine.channel import Channel, Verbs, connect_channel, listen_channel
 from pkengine.channel.engine_url import engine_endpoint, parse_engine_url
 from pkengine.channel.websocket_server import WebSocketResource
+from pkengine.cli.demo.proxy import DOCUMENTED_PROXIES, free_port
 from rpc import key_pairs
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "docs" / "examples" / "nginx.conf"
-MAIN = """
-daemon off;
-master_process off;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{ }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxied;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    include {site};
-}}
-"""
 GOAL = 1.6
 ARGUMENT = {"text": "x" * 100}
 
@@ -88,27 +72,20 @@ def start_server(folder: Path) -> tuple[subprocess.Popen[bytes], int, int]:
 
 def start_nginx(folder: Path, backend: int) -> tuple[subprocess.Popen[bytes], int] | None:
     """Start nginx in front of the engine's port; None where it is not installed."""
-    program = shutil.which("nginx", path="/usr/sbin:/usr/bin")
-    if program is None:
+    if shutil.which("nginx", path="/usr/sbin:/usr/bin") is None:
         return None
     server, _ = key_pairs(folder)
     (folder / "proxy.pem").write_bytes(server.certificate_pem() + server.private_key_pem())
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    text = EXAMPLE.read_text()
-    for documented, here in {
-        "listen 443 ssl": f"listen 127.0.0.1:{port} ssl",
+    port = free_port()
+    changes = {
         "127.0.0.1:8443": f"127.0.0.1:{backend}",
         "/etc/ssl/engine.example.pem": str(folder / "proxy.pem"),
-        "/etc/ssl/engine.example.key": str(folder / "proxy.pem"),
         "/var/lib/pkengine/https.crt": str(folder / "proxy.pem"),
         "proxy_ssl_verify on": "proxy_ssl_verify off",  # these keys name no host
-    }.items():
-        text = text.replace(documented, here)
-    (folder / "site.conf").write_text(text)
-    (folder / "nginx.conf").write_text(MAIN.format(folder=folder, site=folder / "site.conf"))
-    command = [program, "-p", str(folder), "-c", str(folder / "nginx.conf")]
-    return subprocess.Popen(command), port
+    }
+    command = DOCUMENTED_PROXIES["nginx"].furnish(folder, port, changes)
+    environment = {**os.environ, "PATH": "/usr/sbin:/usr/bin"}
+    return subprocess.Popen(command, env=environment), port
 
 
 async def answers(port: int) -> None:

@@ -15,7 +15,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SkipTest, TestCase
 
 from pkengine.cli.demo.engine_process import EngineProcess
-from pkengine.cli.demo.show import free_port
+from pkengine.cli.demo.proxy import free_port
 from pkengine.cli.demo.ssh_host import USER, ThrowAwayHost
 from pkengine.keys import SshPublicKey
 from tests.cli.running import Ended, environment, pkengine

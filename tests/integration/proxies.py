@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from OpenSSL import SSL
@@ -28,6 +26,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, TestCase
 from zope.interface import implementer
 
+from pkengine.cli.demo.proxy import DOCUMENTED_PROXIES, DocumentedProxy, free_port
 from pkengine.keys import KeyPair
 
 NGINX = """
@@ -59,27 +58,8 @@ listen proxy
 """
 
 
-#: What Debian's own /etc/nginx/nginx.conf does, as far as it matters.
-NGINX_MAIN = """
-daemon off;
-master_process off;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{ }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxied;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    include {site};
-}}
-"""
-
-#: The same for a file that stands outside of ``http``.
+#: What includes a file that stands outside of ``http``.
 NGINX_TCP = """
-{modules}
 daemon off;
 master_process off;
 pid {folder}/nginx.pid;
@@ -100,52 +80,42 @@ shutdown_lifetime 0 seconds
 """
 
 
-@dataclass(frozen=True)
-class Example:
-    """A proxy that the documentation shows how to set up.
-
-    Attributes:
-        listens: the line that says where it listens, and the same on the loopback address.
-        command: what runs it in the foreground.
-        main: the file that includes the example, where it is none that stands alone.
-        more: lines behind the example.
-        signal: ends it; squid, when it is killed, leaves shared memory behind.
-    """
-
-    listens: tuple[str, str]
-    command: Sequence[str]
-    main: str = ""
-    more: str = ""
-    signal: str = "KILL"
+def _nginx_modules() -> str:
+    """Load the module for TCP, where it is not compiled in."""
+    module = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
+    return f"load_module {module};" if module.exists() else ""
 
 
-_NGINX = ("nginx", "-p", "{folder}", "-c", "{configuration}")
-_HAPROXY = ("haproxy", "-db", "-f", "{configuration}")
+_NGINX = DOCUMENTED_PROXIES["nginx"]
+_HAPROXY = DOCUMENTED_PROXIES["haproxy"]
 
 _EXAMPLES = {
-    "nginx.conf": Example(
-        ("listen 443 ssl", "listen 127.0.0.1:{port} ssl"), _NGINX, main=NGINX_MAIN
-    ),
-    "nginx-tcp.conf": Example(("listen 443", "listen 127.0.0.1:{port}"), _NGINX, main=NGINX_TCP),
-    "haproxy.cfg": Example(("bind :443", "bind 127.0.0.1:{port}"), _HAPROXY),
-    "haproxy-tcp.cfg": Example(("bind :443", "bind 127.0.0.1:{port}"), _HAPROXY),
-    "stunnel.conf": Example(
-        (
-            "[clients]\naccept = 443",
-            "foreground = yes\npid =\n[clients]\naccept = 127.0.0.1:{port}",
+    example.path.name: example
+    for example in (
+        *DOCUMENTED_PROXIES.values(),
+        DocumentedProxy(
+            EXAMPLES / "nginx-tcp.conf",
+            "libnginx-mod-stream",
+            _NGINX.command,
+            ("listen 443", "listen 127.0.0.1:{port}"),
+            main=_nginx_modules() + NGINX_TCP,
         ),
-        ("stunnel", "{configuration}"),
-    ),
-    "tinyproxy.conf": Example(
-        ("Port 3128", "Port {port}\nListen 127.0.0.1"),
-        ("tinyproxy", "-d", "-c", "{configuration}"),
-    ),
-    "squid.conf": Example(
-        ("http_port 3128", "http_port 127.0.0.1:{port}"),
-        ("squid", "-N", "-n", "pkt{port}", "-f", "{configuration}"),
-        more=_SQUID_HERE,
-        signal="TERM",
-    ),
+        DocumentedProxy(
+            EXAMPLES / "haproxy-tcp.cfg", "haproxy", _HAPROXY.command, _HAPROXY.listens
+        ),
+        DocumentedProxy(
+            EXAMPLES / "tinyproxy.conf",
+            "tinyproxy",
+            ("tinyproxy", "-d", "-c", "{configuration}"),
+            ("Port 3128", "Port {port}\nListen 127.0.0.1"),
+        ),
+        DocumentedProxy(
+            EXAMPLES / "squid.conf",
+            "squid",
+            ("squid", "-N", "-n", "pkt{port}", "-f", "{configuration}"),
+            ("http_port 3128", "http_port 127.0.0.1:{port}" + _SQUID_HERE),
+        ),
+    )
 }
 
 
@@ -174,12 +144,6 @@ def proxy_certificate(folder: Path) -> KeyPair:
     return pair
 
 
-def free_port() -> int:
-    """Give a port of the loopback address that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 async def _start(test: TestCase, command: list[str], port: int, *, signal: str = "KILL") -> None:
     program = shutil.which(command[0], path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None:
@@ -204,12 +168,6 @@ async def _start(test: TestCase, command: list[str], port: int, *, signal: str =
             probe.transport.abortConnection()
             return
     raise AssertionError(f"{command[0]} ended: {process.output.decode()}")
-
-
-def _nginx_modules() -> str:
-    """Load the module for TCP, where it is not compiled in."""
-    module = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
-    return f"load_module {module};" if module.exists() else ""
 
 
 async def start_nginx(test: TestCase, folder: Path, backend: int) -> int:
@@ -244,24 +202,9 @@ async def start_documented(
         changes: what stands for something else on this machine, such as a path.
     """
     port = free_port()
-    form = _EXAMPLES[example]
-
-    def here(text: str) -> str:
-        return text.format(
-            folder=folder, port=port, configuration=configuration, modules=_nginx_modules()
-        )
-
-    text = (EXAMPLES / example).read_text()
-    configuration = folder / example
-    for documented, changed in {**changes, form.listens[0]: here(form.listens[1])}.items():
-        assert documented in text, f"{example} does not have {documented!r}"
-        text = text.replace(documented, changed)
-    configuration.write_text(text + here(form.more))
-    if form.main:
-        main = form.main.replace("{site}", str(configuration))
-        configuration = folder / f"main-{example}"
-        configuration.write_text(here(main))
-    await _start(test, [here(word) for word in form.command], port, signal=form.signal)
+    command = _EXAMPLES[example].furnish(folder, port, changes)
+    # Squid, when it is killed, leaves shared memory behind.
+    await _start(test, command, port, signal="TERM" if command[0] == "squid" else "KILL")
     return port
 
 

@@ -79,10 +79,6 @@ class DialInThroughProxies(TestCase):
         if example in ENDS_TLS:
             changes["/var/lib/pkengine/https.crt"] = str(self.folder / "https.crt")
             changes["/etc/ssl/engine.example.pem"] = certificate
-        if example == "nginx.conf":
-            changes["/etc/ssl/engine.example.key"] = certificate
-        if example == "stunnel.conf":
-            changes["127.0.0.1:8442"] = f"127.0.0.1:{free_port()}"
         return await start_documented(self, example, self.folder, changes)
 
     async def listen(self, mechanism: str, **arguments: str) -> None:

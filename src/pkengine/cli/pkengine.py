@@ -74,19 +74,34 @@ cli.add_command(ssh_key)
 
 @cli.command()
 @click.option("--once", is_flag=True, help="End when all is checked; exit 0 if all was right.")
-def demo(once: bool) -> None:
+@click.option(
+    "--mechanism",
+    type=click.Choice(["pin", "sign", "hmac", "spake2plus"]),
+    help="Let the agent dial the engine, and both prove so who they are.",
+)
+@click.option(
+    "--behind",
+    type=click.Choice(["nginx", "haproxy", "stunnel"]),
+    help="Put that proxy, which must be installed, in front of the engine; it ends TLS.",
+)
+@click.option(
+    "--join", "is_joining", is_flag=True, help="Let the host join by a code, without SSH."
+)
+def demo(once: bool, mechanism: str | None, behind: str | None, is_joining: bool) -> None:
     """Show the whole idea on this machine, and leave nothing behind.
 
     Starts an engine and a throw-away SSH host in a temporary folder, adds the host with its
     fingerprint, deploys the agent, checks what each side trusts, and shows that a wrong
-    fingerprint is refused.  Needs neither root nor a package of the system.
+    fingerprint is refused.  The engine dials the agent, unless an option lets the agent dial
+    the engine.  Needs neither root nor, without --behind, a package of the system.
     """
     from pkengine.cli.demo.keeper import run_kept
 
     def work(folder: Path) -> int:
         from pkengine.cli.demo.show import show_all  # the reactor belongs to the worker alone
+        from pkengine.cli.demo.stage import Setting
 
-        show_all(folder, once=once)
+        show_all(folder, Setting(mechanism, behind, is_joining), once=once)
 
     status = run_kept(work)
     tell("The demo has ended: no process and no folder of it is left.")

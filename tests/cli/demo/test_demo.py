@@ -66,6 +66,54 @@ class DemoTests(TestCase):
         for ended in await gatherResults(both):
             self.assert_all_is_right(ended)
 
+    async def test_agents_dial_in_by_each_mechanism_and_through_each_proxy(self) -> None:
+        for mechanism, proxy in (
+            ("pin", None),
+            ("sign", "stunnel"),
+            ("hmac", "nginx"),
+            ("spake2plus", "haproxy"),
+        ):
+            behind = ("--behind", proxy) if proxy else ()
+            ended = await pkengine(
+                *("demo", "--once", "--mechanism", mechanism, *behind), environ=self.environ
+            )
+            self.assertEqual(ended.status, 0, ended.out + ended.err)
+            self.assertNotIn("✗", ended.out)
+            for fact in (
+                "demo-host is up",
+                "Agent dials the engine, and listens on nothing",
+                f"Mechanism is {mechanism}, and both ends say so",
+                "path: proxied" if proxy else "path: direct",
+                "Engine refuses an agent with a key that it was not given",
+            ):
+                self.assertIn(fact, ended.out)
+            self.assert_nothing_is_left(ended.out)
+
+    async def test_a_host_joins_by_a_code_through_a_proxy(self) -> None:
+        ended = await pkengine(
+            *("demo", "--once", "--join", "--mechanism", "spake2plus", "--behind", "nginx"),
+            environ=self.environ,
+        )
+        self.assertEqual(ended.status, 0, ended.out + ended.err)
+        self.assertNotIn("✗", ended.out)
+        for fact in (
+            "This host has joined the engine",
+            "Host waited for the approval",
+            "demo-host is up",
+            "Mechanism is spake2plus, and both ends say so",
+            "path: proxied",
+            "each is good for one host",
+        ):
+            self.assertIn(fact, ended.out)
+        self.assert_nothing_is_left(ended.out)
+
+    async def test_a_proxy_that_is_not_installed_is_named_and_nothing_is_left(self) -> None:
+        nowhere = {**self.environ, "PATH": str(self.temporary)}
+        ended = await pkengine("demo", "--once", "--behind", "stunnel", environ=nowhere)
+        self.assertEqual(ended.status, 1, ended.out + ended.err)
+        self.assertIn("apt-get install stunnel4", ended.err)
+        self.assert_nothing_is_left(ended.out)
+
     async def start(self) -> tuple[Command, dict[str, str]]:
         """Start a demo that runs on; give it, and what it prints in columns."""
         command = start_pkengine("demo", environ=self.environ)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ from typing import Any
 from twisted.internet.endpoints import TCP4ClientEndpoint
 
 from pkengine.auth import MemoryTrustStore, PinAuthenticator, TrustedPeer, parse_trust_line
+from pkengine.auth.shared_key import SharedKey
 from pkengine.channel import connect_channel
 from pkengine.channel.verbs import GET_CAPABILITIES, Capabilities, Nothing
 from pkengine.cli.demo.ssh_host import ThrowAwayHost, Visit
 from pkengine.cli.rest_client import Entity
 from pkengine.errors import AuthenticationError
-from pkengine.keys import KeyPair, SshFingerprint
+from pkengine.keys import KeyPair, Secret, SshFingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +47,39 @@ def check_host_key(entity: Entity, host: ThrowAwayHost) -> Check:
     )
 
 
-def check_pins(entity: Entity, engine_state: Path, agent_state: Path) -> Iterator[Check]:
-    """What each side trusts against the key that the other side has on its disk."""
-    agent = KeyPair.load(agent_state, "agent").pin
+def check_keys(entity: Entity, engine_state: Path, agent_state: Path) -> Iterator[Check]:
+    """What each side trusts against the keys that the other side has on its disk."""
     trusted = [key["value"] for key in entity["trust"]["keys"]["key"]]
+    lines = (agent_state / "authorized_engines").read_text("utf-8").splitlines()
+    accepted = [str(peer.key) for peer in map(parse_trust_line, lines) if peer is not None]
+    shared = [str(key.key_id) for key in shared_keys(agent_state)]
+    if shared:
+        yield Check(
+            "Engine trusts the key that it shares with this agent, and no other",
+            trusted == shared,
+            " ".join(trusted),
+        )
+        yield Check(
+            "Agent trusts the same key, and no other", accepted == shared, " ".join(accepted)
+        )
+        return
+    agent = str(KeyPair.load(agent_state, "agent").pin)
+    engine = str(KeyPair.load(engine_state, "engine").pin)
     yield Check(
         "Engine trusts the key of this agent, and no other",
-        trusted == [str(agent)],
+        trusted == [agent],
         " ".join(trusted),
     )
-    engine = KeyPair.load(engine_state, "engine").pin
-    lines = (agent_state / "authorized_engines").read_text("utf-8").splitlines()
-    accepted = [peer.key for peer in map(parse_trust_line, lines) if peer is not None]
     yield Check(
         "Agent trusts the key of this engine, and no other",
         accepted == [engine],
-        " ".join(map(str, accepted)),
+        " ".join(accepted),
     )
+
+
+def shared_keys(agent_state: Path) -> list[SharedKey]:
+    """Give what an agent shares with engines."""
+    return [SharedKey.decode(path.read_bytes()) for path in sorted(agent_state.glob("secrets/*"))]
 
 
 async def check_connection(
@@ -123,16 +141,27 @@ async def check_stranger(reactor: Any, entity: Entity, agent_state: Path) -> Che
     return Check("Agent refuses a key that it was not given", False, "it was let in")
 
 
-def check_secrets(host: ThrowAwayHost, engine_state: Path, agent_state: Path, log: Path) -> Check:
+def check_secrets(
+    password: Secret | None, engine_state: Path, agent_state: Path, log: Path
+) -> Check:
     """Look for what must not be there in every file that the engine wrote."""
-    secrets = (host.password.reveal(), (agent_state / "agent.key").read_bytes().splitlines()[1])
+    secrets = [(agent_state / "agent.key").read_bytes().splitlines()[1]]
+    if password is not None:
+        secrets.append(password.reveal())
+    for key in shared_keys(agent_state):
+        secrets += [key.secret.reveal(), base64.b64encode(key.secret.reveal())]
     found = [
         path.name
         for path in (*_files(engine_state), log)
         if any(secret in path.read_bytes() for secret in secrets)
     ]
+    names = ["the agent's private key"]
+    if password is not None:
+        names.insert(0, "the SSH password")
+    if shared_keys(agent_state):
+        names.append("the shared key in clear")
     return Check(
-        "Neither the SSH password nor the agent's private key is in the engine's files",
+        f"The engine's files have none of: {', '.join(names)}",
         not found,
         ", ".join(found) or "looked into each of them",
     )
