@@ -15,6 +15,7 @@ from sqlalchemy import Connection, event, insert, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from pkengine.engine.store import Store, clusters, schema
@@ -106,6 +107,22 @@ class StoreTests(TestCase):
         )
         kept = {n for n in range(99) if n != 7 and n % 10 != 5}
         self.assertEqual(set(rows), kept)
+
+    async def test_a_write_that_is_given_up_while_it_goes_on_holds_up_no_other(self) -> None:
+        store = await self.open()
+        has_begun, may_end = threading.Event(), threading.Event()
+
+        def slow(connection: Connection) -> None:
+            has_begun.set()
+            may_end.wait()
+
+        given_up = Deferred.fromCoroutine(store.write(slow))
+        await deferToThread(has_begun.wait)
+        given_up.cancel()
+        next_one = Deferred.fromCoroutine(store.write(lambda connection: "written"))
+        may_end.set()
+        self.assertEqual("written", await next_one)
+        await self.assertFailure(given_up, CancelledError)
 
     async def test_a_transaction_that_is_not_written_is_nobodys(self) -> None:
         store = await self.open()

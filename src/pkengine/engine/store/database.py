@@ -143,7 +143,8 @@ class Store:
             self._free_writers += 1
             for number, write in enumerate(group):
                 outcome = outcomes if isinstance(outcomes, Failure) else outcomes[number]
-                write.done.callback(outcome)
+                if not write.done.called:  # else its caller gave up while it went on
+                    write.done.callback(outcome)
             self._write_some()
 
         running = maybeDeferred(self._in_thread, lambda: _run_group(self._database, queries))
