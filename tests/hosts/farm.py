@@ -11,6 +11,7 @@ from twisted.internet.defer import ensureDeferred, gatherResults
 from twisted.trial.unittest import SkipTest, TestCase
 
 from tests.hosts.host import Host
+from tests.hosts.nat import NatNetwork
 from tests.hosts.network import Network
 from tests.hosts.processes import caller_environment, run
 
@@ -26,19 +27,26 @@ _PROGRAMS = {
 }
 
 
+_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+
+
 class Farm:
     """Hosts on one network, which the tests are on as well.
 
     The tests and what they test reach the hosts directly by address, and the hosts reach
     the tests at `own_address`; the hosts reach nothing else.
 
+    Args:
+        reactor: runs programs.
+        network: what its hosts are plugged into, or None for one of its own.
+
     Attributes:
-        network: what its hosts are plugged into.
+        network: the same.
     """
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, network: Network | None = None) -> None:
         self._reactor = reactor
-        self.network = Network(reactor)
+        self.network = network or Network(reactor)
         self._hosts: list[Host] = []
 
     @property
@@ -69,15 +77,22 @@ class Farm:
         await other.move(address)
 
 
-async def open_farm(test: TestCase, reactor: Any) -> Farm:
+async def open_farm(test: TestCase, reactor: Any, *, behind_nat: bool = False) -> Farm:
     """Give a test a farm, and remove it after the test, however that ended.
+
+    Args:
+        test: the test.
+        reactor: runs programs.
+        behind_nat: put each host behind a router of its own; see `NatNetwork`.
 
     Raises:
         SkipTest: this machine cannot have test hosts; the text says what is missing.
     """
     if missing := _missing():
         raise SkipTest(missing)
-    farm = Farm(reactor)
+    if behind_nat and shutil.which("iptables", path=_PATH) is None:
+        raise SkipTest("Test hosts behind NAT need Debian's iptables.")
+    farm = Farm(reactor, NatNetwork(reactor) if behind_nat else None)
     test.addCleanup(lambda: ensureDeferred(farm.close()))
     await farm.open()
     return farm
@@ -92,8 +107,7 @@ async def base_tree(reactor: Any) -> Path:
 def _missing() -> str:
     if os.geteuid() != 0:
         return "Test hosts are made of kernel namespaces, which needs root."
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     packages = {
-        package for program, package in _PROGRAMS.items() if not shutil.which(program, path=path)
+        package for program, package in _PROGRAMS.items() if not shutil.which(program, path=_PATH)
     }
     return f"Test hosts need Debian's {', '.join(sorted(packages))}." if packages else ""

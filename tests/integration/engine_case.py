@@ -50,11 +50,12 @@ class EngineTestCase(unittest.TestCase):
     """
 
     timeout = 180
+    behind_nat = False
 
     async def setUp(self) -> None:
         self.logged: list[str] = []
         self.test_hosts: list[TestHost] = []
-        self.farm: Farm = await open_farm(self, reactor)
+        self.farm: Farm = await open_farm(self, reactor, behind_nat=self.behind_nat)
         globalLogPublisher.addObserver(self._record)
         self.addCleanup(globalLogPublisher.removeObserver, self._record)
         self.state = StateFolder(Path(self.mktemp()))
