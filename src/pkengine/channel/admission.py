@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-AT_ONCE = 32
+AT_ONCE = 16
 PATIENCE_S = 1.0
 
 #: Who would have to wait behind so many, is better told to come again.
