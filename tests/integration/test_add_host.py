@@ -109,7 +109,7 @@ class AddedTests(EngineTestCase):
         again, job = await self.install(added)
         self.assertEqual(StepStatus.FINISHED, job.status, again.status_detail)
         up = await self.until(added.id, HostStatus.UP)
-        self.assertEqual(added.keys, up.keys)
+        self.assertEqual(keys_of(added), keys_of(up))
         self.assertIn("Accepted publickey for root", await host.ssh_log())
         self.assertNotIn("upload", [step.name for step in job.steps])
 
@@ -153,7 +153,7 @@ class AddedTests(EngineTestCase):
         await self.stop_engine()
         await self.start_engine()
         up = await self.until(added.id, HostStatus.UP)
-        self.assertEqual(added.keys, up.keys)
+        self.assertEqual(keys_of(added), keys_of(up))
         self.assertEqual(before, await host.ssh_log())
 
     async def test_a_removed_host_trusts_the_engine_no_longer(self) -> None:
@@ -244,7 +244,7 @@ class ChangedKeyTests(EngineTestCase):
         await self.farm.swap(one, two)
         for host in added:
             seen = await self.until(host.id, HostStatus.NON_RESPONSIVE)
-            self.assertEqual(host.keys, seen.keys)
+            self.assertEqual(keys_of(host), keys_of(seen))
             self.assertIsNone(self.engine.hosts.authenticated(host.id))
         logs = [await host.ssh_log() for host in (one, two)]
         for host, real in zip(added, (one, two), strict=True):

@@ -6,6 +6,7 @@ from twisted.internet.defer import ensureDeferred
 
 from pkengine.engine.events import EventCode
 from pkengine.engine.model import HostStatus, SshLogin, StepStatus
+from tests.engine.hosts.keys import keys_of
 from tests.integration.engine_case import ADMIN, EngineTestCase
 
 
@@ -38,7 +39,7 @@ class ServiceTests(EngineTestCase):
         await self.real.run(f"kill -KILL {before}")
         await self.until(added.id, HostStatus.CONNECTING, HostStatus.NON_RESPONSIVE)
         up = await self.until(added.id, HostStatus.UP)
-        self.assertEqual(added.keys, up.keys)
+        self.assertEqual(keys_of(added), keys_of(up))
         self.assertNotEqual(before, await self.show("MainPID"))
         self.assertEqual("1", await self.show("NRestarts"))
         self.assertEqual(HostStatus.CONNECTING, seen[0])
@@ -66,7 +67,7 @@ class ServiceTests(EngineTestCase):
         await self.real.reboot()
         await missed
         up = await self.until(added.id, HostStatus.UP)
-        self.assertEqual(added.keys, up.keys)
+        self.assertEqual(keys_of(added), keys_of(up))
         self.assertEqual("0", await self.show("NRestarts"))
         self.assertEqual("active", await self.show("ActiveState"))
 
@@ -86,7 +87,7 @@ class ServiceTests(EngineTestCase):
         self.assertEqual(StepStatus.FINISHED, (await self.engine.jobs.get(job.id)).status)
         self.assertNotEqual(before, await self.show("MainPID"))
         up = await self.until(added.id, HostStatus.UP)
-        self.assertEqual(added.keys, up.keys)
+        self.assertEqual(keys_of(added), keys_of(up))
         await self.assert_event(EventCode.HOST_AGENT_RESTARTED, "was restarted by SSH")
 
     async def test_a_host_is_rebooted_by_ssh_and_told_whether_it_answers(self) -> None:
@@ -97,7 +98,7 @@ class ServiceTests(EngineTestCase):
         await upkeep.reboot(added.id, SshLogin(), ADMIN)
         await missed
         up = await self.until(added.id, HostStatus.UP)
-        self.assertEqual(added.keys, up.keys)
+        self.assertEqual(keys_of(added), keys_of(up))
         self.assertTrue(await upkeep.is_answering(added.id))
         await self.assert_event(EventCode.HOST_RESTARTED, "was restarted by SSH")
         await self.real.cut()
