@@ -150,12 +150,12 @@ class EngineTestCase(unittest.TestCase):
         finally:
             end()
 
-    def statuses(self, host_id: uuid.UUID) -> list[HostStatus]:
-        """Give a list that grows by each new status of a host from now on."""
+    def statuses(self, known: Host) -> list[HostStatus]:
+        """Give a list that grows by each new status of a host from the known one on."""
         seen: list[HostStatus] = []
 
         def changed(host: Host) -> None:
-            if host.id == host_id and seen[-1:] != [host.status]:
+            if host.id == known.id and host.status is not (seen[-1] if seen else known.status):
                 seen.append(host.status)
 
         self.addCleanup(self.engine.hosts.subscribe(changed, lambda _: None))

@@ -35,7 +35,7 @@ class ServiceTests(EngineTestCase):
     async def test_a_killed_agent_is_started_again_and_found_by_the_same_key(self) -> None:
         added = await self.add_up(self.real)
         before = await self.show("MainPID")
-        seen = self.statuses(added.id)
+        seen = self.statuses(added)
         await self.real.run(f"kill -KILL {before}")
         await self.until(added.id, HostStatus.CONNECTING, HostStatus.NON_RESPONSIVE)
         up = await self.until(added.id, HostStatus.UP)
@@ -73,7 +73,7 @@ class ServiceTests(EngineTestCase):
 
     async def test_a_host_that_is_off_is_non_responsive_and_up_when_it_is_back(self) -> None:
         added = await self.add_up(self.real)
-        seen = self.statuses(added.id)
+        seen = self.statuses(added)
         await self.real.cut()
         await self.until(added.id, HostStatus.NON_RESPONSIVE)
         await self.real.join()
