@@ -6,20 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.web.resource import Resource
-from twisted.web.server import Site
 
 from pkengine.agent.initialization import initialize
 from pkengine.agent.state import StateFolder
-from pkengine.auth.mechanisms import OWN_MECHANISMS, IdentityParts
 from pkengine.auth.peer import TrustedPeer
 from pkengine.channel.verbs import GET_STATS, Nothing
 from pkengine.engine.events import EventCode
 from pkengine.engine.hosts import way_trial
 from pkengine.engine.hosts.dial_in import DialIn
-from pkengine.engine.hosts.entrance import Entrance
 from pkengine.engine.model import (
     Event,
     Host,
@@ -35,38 +30,21 @@ from pkengine.engine.model import (
 from pkengine.errors import BadRequest, ChannelClosed, Conflict
 from pkengine.keys import Pin
 from tests.agent.processes import AgentProcess, start_agent
-from tests.channel.https import serve_https
 from tests.engine.hosts.fakes import ADMIN
 from tests.engine.hosts.keys import pinned
-from tests.engine.hosts.test_network import ENGINE_KEY, HostsTestCase
+from tests.engine.hosts.test_dial_in import DialInCase
+from tests.engine.hosts.test_network import ENGINE_KEY
 
 SETTLED = "which ends the change that was under way"
 ENGINE_DIALS, AGENT_DIALS = HostConnection.ENGINE_DIALS, HostConnection.AGENT_DIALS
 
 
-class RekeyingTests(HostsTestCase):
+class RekeyingTests(DialInCase):
     timeout = 120
-    dial_in = DialIn("wss://engine.example/pkengine/agent", "authority")
 
     async def setUp(self) -> None:
-        await super().setUp()
-        await self.listener.stopListening()  # its port is the real agent's
-        identity = IdentityParts(ENGINE_KEY, self.trust, self.secrets)
-        self.entrance = Entrance(
-            reactor,
-            [identity.authenticator(each) for each in OWN_MECHANISMS],
-            self.arrivals,
-            arrived=self.monitor.retry,
-            registry=self.registry,
-            events=self.events,
-        )
-        root, own, agents = Resource(), Resource(), Resource()
-        root.putChild(b"pkengine", own)
-        own.putChild(b"agent", agents)
-        self.entrance.put_into(agents)
-        await self.entrance.open()
-        port = await serve_https(self, Site(root), ENGINE_KEY)
-        self.reach(f"wss://127.0.0.1:{port}/pkengine/agent")
+        await super().setUp()  # the port on which no agent listens is the real one's
+        self.reach(f"wss://127.0.0.1:{self.https_port}/pkengine/agent")
         self.told: list[Event] = []
         self.events.subscribe(self.told.append)
         self.state = StateFolder(Path(self.mktemp()))
@@ -75,10 +53,9 @@ class RekeyingTests(HostsTestCase):
         self.agent_process = self.start_agent()
         await self.agent_process.ready
 
-    async def tearDown(self) -> None:
-        await self.hosts.stop()
-        await self.entrance.close()
-        await self.store.close()
+    async def know(self, status: HostStatus, **changes: Any) -> Host:
+        """Put a host into the database that the engine dials."""
+        return await super().know(status, **{"connection": ENGINE_DIALS, **changes})
 
     def reach(self, url: str) -> None:
         """Let agents be told to dial the engine there."""

@@ -131,7 +131,9 @@ class Rekeying:
     async def _begin(self, host: Host, choice: WayChoice, origin: Origin) -> Job:
         with self._turns.taking(_VERB, host.name, host.id):
             require_trust(host, _VERB)
-            wanted = self._ways.applied(host, choice)
+            # Also a way that stays is told to the agent, so it must be one that there is here.
+            named = replace(choice, connection=choice.connection or host.connection)
+            wanted = self._ways.applied(host, named)
             _require_change(host, wanted)
             with as_conflict(host):
                 living = await self._access.connect(host)

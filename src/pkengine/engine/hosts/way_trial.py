@@ -132,8 +132,8 @@ class WayTrial:
             self._clock,
             onTimeoutCancel=lambda _, __: _raise(
                 ChannelError(
-                    f"The agent of Host {host.name} says that it has dialled this engine, and it "
-                    f"has not come: something else answers at {self._url}."
+                    f"The agent of Host {host.name} says that it has dialled {self._url}, and was "
+                    "not taken in here: another engine answers there, or an event says why."
                 )
             ),
         )
