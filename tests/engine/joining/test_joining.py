@@ -321,10 +321,23 @@ class Refusals(JoiningTestCase):
         text = await self.refusal(
             self.engine.hosts.upgrades.upgrade(host.id, SshLogin(), ADMIN), Conflict
         )
-        self.assertIn("joined by a code", text)
+        self.assertIn("approve it first", text)
         await self.engine.hosts.approve(host.id, SshLogin(), ADMIN, activate=False)
         text = await self.refusal(self.engine.hosts.install(host.id, SshLogin(), ADMIN), Conflict)
         self.assertIn("joined by a code", text)
+
+    async def test_a_host_that_waits_for_approval_is_asked_nothing(self) -> None:
+        host = await self.joined()
+        agent = self.run_agent()
+        await self.connected(agent)
+        for work in (
+            self.engine.hosts.upkeep.refresh(host.id, ADMIN),
+            self.engine.hosts.upkeep.prove_keys(host.id, ADMIN),
+            self.engine.hosts.upgrades.check_for_update(host.id, ADMIN),
+            self.engine.hosts.activate(host.id, ADMIN),
+        ):
+            self.assertIn("approve it first", await self.refusal(work, Conflict))
+        self.assertIsNone((await self.engine.hosts.get(host.id)).capabilities)
 
     async def test_a_host_joins_once_though_it_asks_twice_at_once(self) -> None:
         _, code = await self.invite()

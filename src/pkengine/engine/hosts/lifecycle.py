@@ -179,7 +179,7 @@ def _refusal(host: Host, trigger: Trigger) -> str:
     if trigger in (_T.APPROVE, _T.ACCEPTED, _T.ACCEPTED_INACTIVE):
         return f"{start} Its status is '{host.status.value}': it does not wait for approval."
     if host.status is _S.PENDING_APPROVAL:
-        return f"{start} It registered itself: approve it first."
+        return f"{start} It waits for approval: approve it first."
     if trigger is _T.ACTIVATE:
         return f"{start} Its status is '{host.status.value}': install it first."
     return (

@@ -24,7 +24,7 @@ from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.hosts.ssh_ways import SshWays
 from pkengine.engine.hosts.turns import Turns
 from pkengine.engine.jobs import Jobs, RunningJob
-from pkengine.engine.model import Host, Job, Origin, Severity, SshLogin, StepStatus
+from pkengine.engine.model import Host, HostStatus, Job, Origin, Severity, SshLogin, StepStatus
 from pkengine.errors import Conflict, PkengineError
 from pkengine.keys import Pin
 
@@ -277,11 +277,13 @@ def as_conflict(host: Host) -> Iterator[None]:
 
 
 def require_trust(host: Host, verb: str) -> None:
-    """Refuse a host that is not installed.
+    """Refuse a host that is not installed, or has joined and waits for approval.
 
     Raises:
-        Conflict: no key of its agent is trusted.
+        Conflict: no key of its agent is trusted, or for nothing but staying connected.
     """
+    if host.status is HostStatus.PENDING_APPROVAL and host.keys:
+        raise Conflict(f"Cannot {verb} Host {host.name}. It waits for approval: approve it first.")
     if not host.keys:
         raise Conflict(
             f"Cannot {verb} Host {host.name}. No key of its agent is trusted: install it first."
