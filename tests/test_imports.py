@@ -24,8 +24,12 @@ BELOW: dict[str, set[str]] = {
     "auth": {"errors", "interfaces", "keys"},
     "channel": {"errors", "interfaces", "keys", "auth"},
     "ssh": {"errors", "interfaces", "keys"},
-    "agent": {"errors", "extras", "listening", "interfaces", "keys", "auth", "channel"},
-    "engine": {"errors", "extras", "listening", "interfaces", "keys", "auth", "channel", "ssh"},
+    "on_host": {"ssh"},
+    "agent": {"errors", "extras", "listening", "interfaces", "keys", "auth", "channel", "on_host"},
+    "engine": {
+        *("errors", "extras", "listening", "interfaces", "keys", "auth", "channel", "ssh"),
+        "on_host",
+    },
     "cli": {
         *(
             "errors",
@@ -36,6 +40,7 @@ BELOW: dict[str, set[str]] = {
             "auth",
             "channel",
             "ssh",
+            "on_host",
             "agent",
             "engine",
         ),
@@ -43,7 +48,7 @@ BELOW: dict[str, set[str]] = {
 }
 
 #: Programs that the engine carries to hosts, where they are the top; here nothing imports them.
-CARRIED = ("engine/deployment/bundle_main.py", "engine/deployment/on_host")
+CARRIED = ("engine/deployment/bundle_main.py",)
 
 #: What `pip install pkengine` brings, without an extra.
 PLAIN_LAYERS = ("errors", "interfaces", "keys", "auth")

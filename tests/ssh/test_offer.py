@@ -13,8 +13,8 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from pkengine.engine.deployment.on_host.processes import listening
 from pkengine.errors import HostKeyMismatch, HostKeyTypeUnavailable, HostUnreachable
+from pkengine.on_host.processes import listening
 from pkengine.ssh import HostKeyPolicy, fetch_host_keys
 from pkengine.ssh.host_keys import KEY_TYPES
 from pkengine.ssh.offer import ClientOffer

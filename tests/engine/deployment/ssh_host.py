@@ -16,8 +16,8 @@ from typing import BinaryIO
 
 from pkengine.engine.deployment.bundle import AgentBundle, build_bundle
 from pkengine.engine.deployment.layout import OWN_FOLDER
-from pkengine.engine.deployment.on_host.processes import agents
 from pkengine.errors import SshCommandFailed, SshConnectionLost, SudoNotAllowed, SudoRefused
+from pkengine.on_host.processes import agents
 from pkengine.ssh import CommandResult, SshTarget
 
 

@@ -27,7 +27,7 @@ _LAYOUT_VERSION = 1
 
 #: Rooms of pkengine that an agent has no use for.
 _ENGINE_ONLY = re.compile(
-    r"pkengine/(engine|ssh)/|pkengine/cli/"
+    r"pkengine/(engine|ssh)/|pkengine/on_host/(main|authorized_keys)\.py|pkengine/cli/"
     r"(?!(__init__|pkagent|pkagent_join|join_prompt|running|exit_status|terminal)\.py)"
 )
 #: Parts of other packages that an agent has no use for, by far the largest of them.

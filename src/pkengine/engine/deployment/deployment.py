@@ -14,8 +14,8 @@ A deployment is a list of small named steps, in this order::
 
 Each step may be repeated and changes only what is not as wanted, so a deployment that was
 interrupted is completed by running it again.  `probe` is a shell script; `verify` is the
-caller's; the others are performed by the program in `pkengine.engine.deployment.on_host`, several
-of them in one command, because a round trip to a distant host costs more than a step.
+caller's; the others are performed by the program in `pkengine.on_host`, several of them in one
+command, because a round trip to a distant host costs more than a step.
 """
 
 from __future__ import annotations

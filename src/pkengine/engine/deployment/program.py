@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import BinaryIO
 
-_PACKAGE = "pkengine.engine.deployment.on_host"
+_PACKAGE = "pkengine.on_host"
 #: In the order in which they import each other; what is not of that package runs here, too.
 _MODULES = (
     "pkengine.ssh.authorized_keys",

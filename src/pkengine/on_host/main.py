@@ -15,10 +15,10 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from pkengine.engine.deployment.on_host.agent_service import init, restart, start, undeploy
-from pkengine.engine.deployment.on_host.authorized_keys import authorize, deauthorize
-from pkengine.engine.deployment.on_host.step import StepFailed
-from pkengine.engine.deployment.on_host.versions import check, install, upload
+from pkengine.on_host.agent_service import init, restart, start, undeploy
+from pkengine.on_host.authorized_keys import authorize, deauthorize
+from pkengine.on_host.step import StepFailed
+from pkengine.on_host.versions import check, install, upload
 
 _STEPS: dict[str, Callable[..., dict[str, Any]]] = {
     "upload": upload,

@@ -13,9 +13,9 @@ import sys
 import tempfile
 from typing import Any
 
-from pkengine.engine.deployment.on_host.archive import skip_archive, unpack_archive
-from pkengine.engine.deployment.on_host.files import locked, relabel
-from pkengine.engine.deployment.on_host.step import StepFailed, last_words, run
+from pkengine.on_host.archive import skip_archive, unpack_archive
+from pkengine.on_host.files import locked, relabel
+from pkengine.on_host.step import StepFailed, last_words, run
 
 
 def upload(*, prefix: str, bundle: str, size: int, sha256: str) -> dict[str, Any]:

@@ -10,16 +10,16 @@ import signal
 import time
 from typing import Any
 
-from pkengine.engine.deployment.on_host.files import locked, write
-from pkengine.engine.deployment.on_host.processes import (
+from pkengine.on_host.files import locked, write
+from pkengine.on_host.processes import (
     Agent,
     agents,
     listening,
     owner_of,
     sockets,
 )
-from pkengine.engine.deployment.on_host.step import StepFailed, last_words, run
-from pkengine.engine.deployment.on_host.versions import command_of, point, remove_versions
+from pkengine.on_host.step import StepFailed, last_words, run
+from pkengine.on_host.versions import command_of, point, remove_versions
 
 _POLL_S = 0.02
 _STOP_S = 10.0

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from pkengine.engine.deployment.on_host.files import edit, relabel
-from pkengine.engine.deployment.on_host.step import StepFailed
+from pkengine.on_host.files import edit, relabel
+from pkengine.on_host.step import StepFailed
 from pkengine.ssh.authorized_keys import AuthorizedKey, own_line
 from pkengine.ssh.authorized_keys import authorize as with_key
 from pkengine.ssh.authorized_keys import deauthorize as without_keys

@@ -16,7 +16,7 @@ import threading
 import zlib
 from typing import BinaryIO, cast
 
-from pkengine.engine.deployment.on_host.step import StepFailed
+from pkengine.on_host.step import StepFailed
 
 _CHUNK = 1 << 18
 _MAX_PIECES = 16

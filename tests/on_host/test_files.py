@@ -12,8 +12,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from pkengine.engine.deployment import program
-from pkengine.engine.deployment.on_host import files
-from pkengine.engine.deployment.on_host.step import StepFailed
+from pkengine.on_host import files
+from pkengine.on_host.step import StepFailed
 
 
 class EditTests(SynchronousTestCase):

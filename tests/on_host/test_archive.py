@@ -14,8 +14,8 @@ from types import SimpleNamespace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from pkengine.engine.deployment.on_host.archive import skip_archive, unpack_archive
-from pkengine.engine.deployment.on_host.step import StepFailed
+from pkengine.on_host.archive import skip_archive, unpack_archive
+from pkengine.on_host.step import StepFailed
 
 #: More than what may wait between receiving and writing.
 LARGE = os.urandom(1 << 20) * 12

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 
-from pkengine.engine.deployment.on_host.step import StepFailed
+from pkengine.on_host.step import StepFailed
 
 #: Why a file cannot be replaced by another one that is like it, though it may be written.
 _IRREPLACEABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV)
