@@ -8,7 +8,7 @@ import multiprocessing
 import statistics
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, x25519
@@ -676,6 +676,24 @@ class UnusableShares(EveryMechanism):
         self.refuses_share(share, b"no key at all")
 
 
+class Count:
+    """Allows so many guesses, and keeps what it is told."""
+
+    def __init__(self, allowed: int) -> None:
+        self.allowed = allowed
+        self.begun: list[Hashable] = []
+        self.right: list[Hashable] = []
+
+    def begin(self, key: Hashable) -> bool:
+        if len(self.begun) == self.allowed:
+            return False
+        self.begun.append(key)
+        return True
+
+    def succeeded(self, key: Hashable) -> None:
+        self.right.append(key)
+
+
 class Guessing(EveryMechanism):
     def test_a_thousand_guesses_get_nowhere_and_cost_the_holder_only_time(self) -> None:
         ends = spake2plus_ends()
@@ -706,6 +724,31 @@ class Guessing(EveryMechanism):
         ends = spake2plus_ends()
         for _ in range(3 * GUESSES):
             messages(*ends.dial())
+
+    def test_who_counts_otherwise_is_asked_before_each_guess_and_told_of_a_right_one(
+        self,
+    ) -> None:
+        prover, verifier = register_pair(Secret("7-tumor-guitar"), prover="a", verifier="e")
+        wrong, _ = register_pair(
+            Secret("7-tumor-melon"), prover="a", verifier="e", key_id=prover.key_id
+        )
+        engine = TrustedPeer("engine", prover.key_id, frozenset({"spake2plus"}))
+        agent = TrustedPeer("agent", prover.key_id, frozenset({"spake2plus"}))
+        count = Count(2)
+        check = Spake2PlusAuthenticator(
+            MemorySharedKeys([verifier]), MemoryTrustStore([agent]), attempts=count
+        )
+
+        def guess(half: SharedKey) -> None:
+            holder = Spake2PlusAuthenticator(MemorySharedKeys([half]), MemoryTrustStore([engine]))
+            messages(holder.initiator(), check.acceptor())
+
+        self.refused(guess, wrong)
+        guess(prover)
+        self.assertEqual(count.begun, [prover.key_id] * 2)
+        self.assertEqual(count.right, [prover.key_id])
+        self.refused(guess, prover)  # there is none left
+        self.assertEqual(count.right, [prover.key_id])
 
     def test_guesses_on_one_key_do_not_lock_another(self) -> None:
         ends = hmac_ends()

@@ -116,6 +116,15 @@ class BothEndsAgree(SynchronousTestCase):
         self.patch(SSL.Connection, "set_alpn_protos", lambda *_: None)
         self.assertEqual(self.paths(b"1" * 32, b"1" * 32, ends()), {"unknown"})
 
+    def test_a_client_that_offers_other_application_protocols_alone_leaves_it_unknown(
+        self,
+    ) -> None:
+        offer = SSL.Connection.set_alpn_protos
+        self.patch(SSL.Connection, "set_alpn_protos", lambda each, _: offer(each, [b"h2"]))
+        self.assertEqual(self.paths(b"1" * 32, b"1" * 32, ends()), {"unknown"})
+        with self.assertRaisesRegex(AuthenticationError, "is unknown, and a direct one"):
+            self.paths(b"1" * 32, b"1" * 32, ends(require_direct=True))
+
     def test_where_a_direct_path_is_required_no_other_is_accepted(self) -> None:
         one, other = b"1" * 32, b"2" * 32
         strict = ends(require_direct=True)

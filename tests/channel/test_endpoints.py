@@ -51,6 +51,7 @@ class OverLoopback(TestCase):
         self.assertEqual(channel.authenticated.peer.key, AGENT.pin)
         self.assertEqual(channel.authenticated.mechanism, "pin")
         self.assertEqual(channel.peer_address, self.listener.getHost())
+        self.assertEqual(channel.own_address, accepted.peer_address)
 
     async def test_a_listener_needs_nobody_to_be_told(self) -> None:
         await self.listen(on_channel=None)

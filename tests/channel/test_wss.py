@@ -27,7 +27,7 @@ from twisted.web.server import Site
 
 from pkengine.auth.mechanisms import authenticator_from_folder
 from pkengine.channel import Channel, Verbs, connect_channel, listen_channel
-from pkengine.channel.engine_url import engine_endpoint, parse_engine_url
+from pkengine.channel.engine_url import engine_endpoint, joining_endpoint, parse_engine_url
 from pkengine.channel.http_proxy import HttpProxy, proxy_from_environment
 from pkengine.channel.verbs import Nothing
 from pkengine.channel.websocket_server import WebSocketResource
@@ -45,7 +45,7 @@ from tests.channel.https import Authority, answering, serve_https, url_of
 LOOPBACK = [x509.IPAddress(ip_address("127.0.0.1"))]
 
 
-def agents(resource: WebSocketResource) -> Site:
+def agents(resource: Resource) -> Site:
     """Make the site of an engine."""
     root, pkengine = Resource(), Resource()
     root.putChild(b"pkengine", pkengine)
@@ -318,6 +318,32 @@ class WhoTheServerIs(Wss):
             self.addCleanup(os.environ.pop, "SSL_CERT_FILE")
         else:
             self.addCleanup(os.environ.__setitem__, "SSL_CERT_FILE", previous)
+
+
+class WhereHostsJoin(Wss):
+    async def test_it_lies_below_the_engines_url_and_any_certificate_will_do(self) -> None:
+        below = WebSocketResource(reactor, "/pkengine/agent/join")
+        folder = Resource()
+        folder.putChild(b"join", below)
+        streams: list[Stream] = []
+
+        def keep() -> Stream:
+            streams.append(Stream())
+            return streams[-1]
+
+        await below.listen(Factory.forProtocol(keep))
+        options = Authority().issue(b"no names", valid_days=-1)
+        port = await serve_https(self, agents(folder), options=options)
+        for number, path in enumerate(("/pkengine/agent", "/pkengine/agent/"), 1):
+            endpoint = joining_endpoint(reactor, url_of(port, path))
+            stream = await endpoint.connect(Factory.forProtocol(Stream))
+            self.assertEqual(len(streams), number)
+            await streams[-1].made
+            stream.transport.write(b"who are you?")
+            await streams[-1].when_received(12)
+            stream.transport.loseConnection()
+            for each in (stream, streams[-1]):
+                await each.ended
 
 
 class BadAnswers(Wss):

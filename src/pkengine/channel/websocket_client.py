@@ -119,10 +119,12 @@ class _Upgrade(Protocol):
             return
         if not answers:
             return
-        if isinstance(answers[0], AcceptConnection):
+        answer = answers[0]
+        if isinstance(answer, AcceptConnection):
             self._begin(handshake)
-        elif isinstance(answers[0], RejectConnection):
-            self._refuse(_rejection(answers[0]))
+            return
+        assert isinstance(answer, RejectConnection), "what a refusal says comes behind it"
+        self._refuse(_rejection(answer))
 
     def _begin(self, handshake: H11Handshake) -> None:
         connection, self._handshake = handshake.connection, None
