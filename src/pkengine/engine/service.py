@@ -40,6 +40,7 @@ from pkengine.engine.hosts.entrance import Entrance
 from pkengine.engine.hosts.known_keys import KnownKeys
 from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.network import NetworkAccess
+from pkengine.engine.hosts.operation_context import OperationContext
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.hosts.ssh_key_rotation import SshKeyRotation
@@ -314,17 +315,19 @@ class Engine(Service):
             reactor, self.invitations.authenticator, self._joining.verbs()
         )
         self.hosts = Hosts(
-            registry=registry,
-            clusters=self.clusters,
-            events=self.events,
-            jobs=self.jobs,
-            access=access,
-            ways=ways,
-            known_keys=known_keys,
-            monitor=monitor,
-            agent_ways=self._agent_ways,
-            own_pin=self.key_pair.pin,
-            clock=reactor,
+            OperationContext(
+                registry=registry,
+                clusters=self.clusters,
+                events=self.events,
+                jobs=self.jobs,
+                access=access,
+                ways=ways,
+                monitor=monitor,
+                agent_ways=self._agent_ways,
+                own_pin=self.key_pair.pin,
+                clock=reactor,
+            ),
+            known_keys,
         )
 
         self.host_batches = HostBatches(

@@ -32,6 +32,7 @@ from pkengine.engine.hosts.agent_relays import AgentRelays
 from pkengine.engine.hosts.agent_ways import AgentWays
 from pkengine.engine.hosts.known_keys import KnownKeys
 from pkengine.engine.hosts.monitor import Monitor
+from pkengine.engine.hosts.operation_context import OperationContext
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.hosts.ssh_ways import SshWays
@@ -300,17 +301,19 @@ class HostsTestCase(SynchronousTestCase):
         self.relays = AgentRelays(self.clock)
         known_keys = KnownKeys(self.store, self.events, self.clock)
         self.hosts = Hosts(
-            registry=self.registry,
-            clusters=Clusters(self.store),
-            events=self.events,
-            jobs=self.jobs,
-            access=self.access,
-            ways=SshWays(self.access, known_keys, self.relays),
-            known_keys=known_keys,
-            monitor=self.monitor,
-            agent_ways=AgentWays(self.default_way, is_dialled=self.is_dialled),
-            own_pin=OWN_PIN,
-            clock=self.clock,
+            OperationContext(
+                registry=self.registry,
+                clusters=Clusters(self.store),
+                events=self.events,
+                jobs=self.jobs,
+                access=self.access,
+                ways=SshWays(self.access, known_keys, self.relays),
+                monitor=self.monitor,
+                agent_ways=AgentWays(self.default_way, is_dialled=self.is_dialled),
+                own_pin=OWN_PIN,
+                clock=self.clock,
+            ),
+            known_keys,
         )
         self.now(self.jobs.abort_unfinished())
         self.now(self.hosts.start())

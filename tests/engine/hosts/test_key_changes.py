@@ -172,7 +172,7 @@ class LaterOperationTests(KeyChangesTestCase):
 
     def test_a_login_by_the_stored_key_settles_what_was_pending(self) -> None:
         self.meet()
-        self.now(self.hosts._log_in_to_known(self.stored(), SshLogin(), "upgrade", ADMIN))
+        self.now(self.hosts.logins.log_in(self.stored(), SshLogin(), "upgrade", ADMIN))
         self.assert_nothing_is_pending()
         self.assertEqual(self.last_event()[0], 13004)
 

@@ -38,6 +38,7 @@ from pkengine.engine.hosts.dial_in import DialIn
 from pkengine.engine.hosts.known_keys import KnownKeys
 from pkengine.engine.hosts.monitor import Monitor
 from pkengine.engine.hosts.network import NetworkAccess
+from pkengine.engine.hosts.operation_context import OperationContext
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.hosts.ssh_logins import SshLogins
@@ -130,17 +131,19 @@ class HostsTestCase(TestCase):
         )
         self.jobs = Jobs(self.store, reactor)
         self.hosts = Hosts(
-            registry=self.registry,
-            clusters=Clusters(self.store),
-            events=self.events,
-            jobs=self.jobs,
-            access=self.access,
-            ways=ways,
-            known_keys=known_keys,
-            monitor=self.monitor,
-            agent_ways=AgentWays(WayChoice(), is_dialled=True),
-            own_pin=ENGINE_KEY.pin,
-            clock=reactor,
+            OperationContext(
+                registry=self.registry,
+                clusters=Clusters(self.store),
+                events=self.events,
+                jobs=self.jobs,
+                access=self.access,
+                ways=ways,
+                monitor=self.monitor,
+                agent_ways=AgentWays(WayChoice(), is_dialled=True),
+                own_pin=ENGINE_KEY.pin,
+                clock=reactor,
+            ),
+            known_keys,
         )
         self.waiting: list[tuple[HostStatus, Deferred[Host]]] = []
         self.registry.subscribe(self.changed, lambda host: None)

@@ -50,7 +50,7 @@ class WaysTestCase(HostsTestCase):
 
     def enter(self, host: Host) -> None:
         """Log in to a known host, as an upgrade does."""
-        self.now(self.hosts._log_in_to_known(host, SshLogin(), "upgrade", ADMIN))
+        self.now(self.hosts.logins.log_in(host, SshLogin(), "upgrade", ADMIN))
 
     def events_of(self, code: EventCode) -> list[str]:
         return [text for found, text in self.log() if found == code]

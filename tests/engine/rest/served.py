@@ -42,6 +42,7 @@ from pkengine.engine.hosts.agent_ways import AgentWays
 from pkengine.engine.hosts.batches import HostBatches
 from pkengine.engine.hosts.known_keys import KnownKeys
 from pkengine.engine.hosts.monitor import Monitor
+from pkengine.engine.hosts.operation_context import OperationContext
 from pkengine.engine.hosts.registry import HostRegistry
 from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.hosts.ssh_key_rotation import SshKeyRotation
@@ -378,17 +379,19 @@ class ServedEngine:
         )
         self.agent_url = "https://engine.example:8443"
         self.hosts = Hosts(
-            registry=registry,
-            clusters=self.clusters,
-            events=self.events,
-            jobs=self.jobs,
-            access=self.network,
-            ways=SshWays(self.network, known_keys, self.agent_relays),
-            known_keys=known_keys,
-            monitor=Monitor(registry, self.network.connect, clock),
-            agent_ways=AgentWays(WayChoice(), is_dialled=True),
-            own_pin=self.key_pair.pin,
-            clock=clock,
+            OperationContext(
+                registry=registry,
+                clusters=self.clusters,
+                events=self.events,
+                jobs=self.jobs,
+                access=self.network,
+                ways=SshWays(self.network, known_keys, self.agent_relays),
+                monitor=Monitor(registry, self.network.connect, clock),
+                agent_ways=AgentWays(WayChoice(), is_dialled=True),
+                own_pin=self.key_pair.pin,
+                clock=clock,
+            ),
+            known_keys,
         )
         self.host_batches = HostBatches(
             hosts=self.hosts, clusters=self.clusters, store=store, jobs=self.jobs, clock=clock

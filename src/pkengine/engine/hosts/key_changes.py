@@ -21,15 +21,12 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sqlalchemy import Connection
-from twisted.internet.interfaces import IReactorTime
 
 from pkengine.engine.clock import utc_now
 from pkengine.engine.events import EventCode
 from pkengine.engine.hosts import request
 from pkengine.engine.hosts.announcements import Announcements
-from pkengine.engine.hosts.registry import HostRegistry
-from pkengine.engine.hosts.ssh_ways import SshWays
-from pkengine.engine.hosts.turns import Turns
+from pkengine.engine.hosts.operation_context import OperationContext
 from pkengine.engine.model import (
     Event,
     Host,
@@ -50,20 +47,15 @@ class KeyChanges:
     """The pending key changes of all hosts.
 
     Args:
-        registry: the hosts on disk.
-        ways: fetches the keys of a host.
-        turns: keeps others from a host while its key is decided on.
-        clock: what time it is.
+        context: what operations on hosts share.
     """
 
-    def __init__(
-        self, registry: HostRegistry, ways: SshWays, turns: Turns, clock: IReactorTime
-    ) -> None:
-        self._registry = registry
-        self._ways = ways
-        self._turns = turns
-        self._clock = clock
-        self._tell = registry.announcements
+    def __init__(self, context: OperationContext) -> None:
+        self._registry = context.registry
+        self._tell = context.announcements
+        self._ways = context.ways
+        self._turns = context.turns
+        self._clock = context.clock
 
     async def list(self) -> list[KeyChange]:
         """Give every pending change, by the name of the host."""

@@ -24,21 +24,16 @@ from functools import partial
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectError, ConnectionClosed
-from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from pkengine.auth.shared_key import SHARED_KEY_MECHANISMS
 from pkengine.engine.clock import utc_now
 from pkengine.engine.events import EventCode
-from pkengine.engine.hosts.access import HostAccess
-from pkengine.engine.hosts.agent_ways import AgentWays
-from pkengine.engine.hosts.monitor import Monitor
-from pkengine.engine.hosts.registry import HostRegistry
-from pkengine.engine.hosts.turns import Turns
+from pkengine.engine.hosts.operation_context import OperationContext
 from pkengine.engine.hosts.upkeep import as_conflict, require_trust
 from pkengine.engine.hosts.way_trial import WayTrial, commit_on
-from pkengine.engine.jobs import Jobs, RunningJob
+from pkengine.engine.jobs import RunningJob
 from pkengine.engine.model import (
     Event,
     Host,
@@ -51,7 +46,6 @@ from pkengine.engine.model import (
     StepStatus,
     WayChoice,
 )
-from pkengine.engine.tasks import Tasks
 from pkengine.errors import CallRefused, Conflict, NotFound, PkengineError
 
 _VERB = "change the connection of"
@@ -69,38 +63,21 @@ class Rekeying:
     """Changes how hosts connect, one change at a time for each.
 
     Args:
-        registry, jobs: what is on disk.
-        access: the network.
-        monitor: is told when a connection is replaced.
-        turns: keeps requests apart.
-        tasks: runs what goes on behind requests.
-        ways: how hosts may connect.
-        clock: what time it is.
+        context: what operations on hosts share.
     """
 
     _log = Logger()
 
-    def __init__(
-        self,
-        *,
-        registry: HostRegistry,
-        access: HostAccess,
-        monitor: Monitor,
-        jobs: Jobs,
-        turns: Turns,
-        tasks: Tasks,
-        ways: AgentWays,
-        clock: IReactorTime,
-    ) -> None:
-        self._registry = registry
-        self._tell = registry.announcements
-        self._access = access
-        self._monitor = monitor
-        self._jobs = jobs
-        self._turns = turns
-        self._tasks = tasks
-        self._ways = ways
-        self._clock = clock
+    def __init__(self, context: OperationContext) -> None:
+        self._registry = context.registry
+        self._tell = context.announcements
+        self._access = context.access
+        self._monitor = context.monitor
+        self._jobs = context.jobs
+        self._turns = context.turns
+        self._tasks = context.tasks
+        self._ways = context.agent_ways
+        self._clock = context.clock
 
     async def start(self) -> None:
         """Take up the changes that an engine before this one has left."""

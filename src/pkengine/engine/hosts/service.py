@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 
 from pkengine.auth.peer import Authenticated
 from pkengine.channel.verbs import HostStats
-from pkengine.engine.clusters import Clusters
-from pkengine.engine.events import EventCode, Events
+from pkengine.engine.events import EventCode
 from pkengine.engine.hosts import request
-from pkengine.engine.hosts.access import HostAccess, LoggedIn
-from pkengine.engine.hosts.agent_ways import AgentWays, is_other_way
+from pkengine.engine.hosts.access import LoggedIn
+from pkengine.engine.hosts.agent_ways import is_other_way
 from pkengine.engine.hosts.farewell import say_goodbye
 from pkengine.engine.hosts.installation import INTERRUPTED, Installer
 from pkengine.engine.hosts.key_changes import KeyChanges, Settlement, is_other_key
 from pkengine.engine.hosts.known_keys import KnownKeys
+from pkengine.engine.hosts.known_logins import KnownLogins
 from pkengine.engine.hosts.lifecycle import Trigger, advance, permits, require
-from pkengine.engine.hosts.monitor import Monitor
-from pkengine.engine.hosts.proved_keys import learn_keys
-from pkengine.engine.hosts.registry import HostRegistry
+from pkengine.engine.hosts.operation_context import OperationContext
 from pkengine.engine.hosts.rekeying import Rekeying
-from pkengine.engine.hosts.ssh_ways import SshWays
-from pkengine.engine.hosts.turns import Turns
 from pkengine.engine.hosts.upgrade import Upgrades
-from pkengine.engine.hosts.upkeep import Upkeep, log_in_to_known
-from pkengine.engine.jobs import Jobs, RunningJob
+from pkengine.engine.hosts.upkeep import Upkeep
+from pkengine.engine.jobs import RunningJob
 from pkengine.engine.model import (
     Event,
     Host,
@@ -49,9 +43,7 @@ from pkengine.engine.model import (
 )
 from pkengine.engine.paging import Pages
 from pkengine.engine.search import Search
-from pkengine.engine.tasks import Tasks
 from pkengine.errors import BadRequest, Conflict
-from pkengine.keys import Pin
 
 #: Anybody can register a host, so there is an end to it.
 MOST_PENDING = 100
@@ -61,84 +53,39 @@ class Hosts:
     """Adds, installs, watches and removes hosts.
 
     Args:
-        registry: the hosts on disk.
-        clusters, events, jobs: the rest of what is on disk.
-        access: the network.
-        ways: lead to hosts by SSH.
+        context: what operations on hosts share.
         known_keys: SSH keys that are known beside those of the hosts.
-        monitor: follows the registry.
-        agent_ways: how agents may be met.
-        own_pin: what agents know this engine by.
-        clock: for deadlines.
 
     Attributes:
         upkeep: what keeps installed agents in good order.
         rekeying: changes how hosts connect.
         upgrades: what brings them to the engine's version.
         key_changes: SSH host keys that wait for a decision.
+        logins: log in to hosts that are known.
         known_keys: SSH keys that are known beside those of the hosts.
     """
 
-    def __init__(
-        self,
-        *,
-        registry: HostRegistry,
-        clusters: Clusters,
-        events: Events,
-        jobs: Jobs,
-        access: HostAccess,
-        ways: SshWays,
-        known_keys: KnownKeys,
-        monitor: Monitor,
-        agent_ways: AgentWays,
-        own_pin: Pin,
-        clock: IReactorTime,
-    ) -> None:
-        self._registry = registry
-        self._clusters = clusters
-        self._events = events
-        self._tell = registry.announcements
-        self._jobs = jobs
-        self._access = access
-        self._ways = ways
+    def __init__(self, context: OperationContext, known_keys: KnownKeys) -> None:
+        self._registry = context.registry
+        self._tell = context.announcements
+        self._clusters = context.clusters
+        self._events = context.events
+        self._jobs = context.jobs
+        self._access = context.access
+        self._ways = context.ways
+        self._monitor = context.monitor
+        self._agent_ways = context.agent_ways
+        self._own_pin = context.own_pin
+        self._clock = context.clock
+        self._turns = context.turns
+        self._tasks = context.tasks
+        self._installer = Installer(context.registry, context.access, context.clock)
         self.known_keys = known_keys
-        self._monitor = monitor
-        self._agent_ways = agent_ways
-        self._own_pin = own_pin
-        self._clock = clock
-        self._installer = Installer(registry, access, clock)
-        self._tasks = Tasks()
-        self._turns = Turns()
-        self.key_changes = KeyChanges(registry, ways, self._turns, clock)
-        self.upkeep = Upkeep(
-            registry=registry,
-            access=access,
-            monitor=monitor,
-            jobs=jobs,
-            events=events,
-            turns=self._turns,
-            log_in=self._log_in_to_known,
-            own_pin=own_pin,
-        )
-        self.rekeying = Rekeying(
-            registry=registry,
-            access=access,
-            monitor=monitor,
-            jobs=jobs,
-            turns=self._turns,
-            tasks=self._tasks,
-            ways=agent_ways,
-            clock=clock,
-        )
-        self.upgrades = Upgrades(
-            registry=registry,
-            access=access,
-            monitor=monitor,
-            jobs=jobs,
-            tasks=self._tasks,
-            turns=self._turns,
-            log_in=self._log_in_to_known,
-        )
+        self.key_changes = KeyChanges(context)
+        self.logins = KnownLogins(context, self.key_changes)
+        self.upkeep = Upkeep(context, self.logins)
+        self.rekeying = Rekeying(context)
+        self.upgrades = Upgrades(context, self.logins)
 
     # Start and stop.
 
@@ -224,25 +171,6 @@ class Hosts:
         return await self._ways.shown_keys(request.address(address), port, way, origin)
 
     # Changing.
-
-    @contextlib.asynccontextmanager
-    async def logged_in(
-        self, host_id: uuid.UUID, verb: str, origin: Origin
-    ) -> AsyncIterator[tuple[Host, LoggedIn]]:
-        """Have a host alone, and be logged in there by the engine's key.
-
-        Raises:
-            NotFound: there is no such host.
-            Conflict: another request is at work on it.
-            SshError: it cannot be reached, shows another key, or refuses the login.
-        """
-        host = await self._registry.get(host_id)
-        with self._turns.taking(verb, host.name, host_id):
-            connection = await self._log_in_to_known(host, SshLogin(), verb, origin)
-            try:
-                yield host, connection
-            finally:
-                await connection.close()
 
     async def register(self, new: NewHost, origin: Origin) -> Host:
         """Note that a host wants to be managed; anybody can say so, and it proves nothing.
@@ -460,19 +388,6 @@ class Hosts:
             )
         return job.job
 
-    async def _log_in_to_known(
-        self, host: Host, login: SshLogin, operation: str, origin: Origin
-    ) -> LoggedIn:
-        async with self.key_changes.noting(host, login, operation, origin):
-            connection = await log_in_to_known(self._ways, host, login, origin)
-        try:
-            now = await self.key_changes.settle(host, connection.judgement, origin)
-            await learn_keys(self._registry, now, connection, origin)
-        except BaseException:
-            await connection.close()
-            raise
-        return connection
-
     async def _begin(
         self,
         store: Coroutine[Deferred[Any], Any, Host],
@@ -660,7 +575,7 @@ class Hosts:
             )
 
     async def _uninstall(self, host: Host, origin: Origin) -> None:
-        connection = await self._log_in_to_known(host, SshLogin(), "remove", origin)
+        connection = await self.logins.log_in(host, SshLogin(), "remove", origin)
         try:
             await self._access.undeploy(connection)
         finally:

@@ -255,7 +255,7 @@ class SshKeyRotation:
         job.step(*step, StepStatus.FAILED if reason else StepStatus.FINISHED)
 
     async def _exchange(self, host_id: uuid.UUID, origin: Origin) -> None:
-        async with self._hosts.logged_in(host_id, "rotate the SSH key on", origin) as (
+        async with self._hosts.logins.logged_in(host_id, "rotate the SSH key on", origin) as (
             host,
             connection,
         ):

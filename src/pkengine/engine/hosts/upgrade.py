@@ -11,21 +11,18 @@ from twisted.logger import Logger
 
 from pkengine.channel.verbs import GET_VERSION, AgentVersion, Nothing
 from pkengine.engine.events import EventCode
-from pkengine.engine.hosts.access import HostAccess, LoggedIn
+from pkengine.engine.hosts.access import LoggedIn
 from pkengine.engine.hosts.agent_report import CALL_TIMEOUT_S, AgentReport
-from pkengine.engine.hosts.monitor import Monitor
-from pkengine.engine.hosts.registry import HostRegistry
-from pkengine.engine.hosts.turns import Turns
+from pkengine.engine.hosts.known_logins import KnownLogins
+from pkengine.engine.hosts.operation_context import OperationContext
 from pkengine.engine.hosts.upkeep import (
-    LogIn,
     as_conflict,
     learnt,
     report_of,
     require_trust,
 )
-from pkengine.engine.jobs import Jobs, RunningJob
+from pkengine.engine.jobs import RunningJob
 from pkengine.engine.model import Host, Job, Origin, SshLogin, StepStatus
-from pkengine.engine.tasks import Tasks
 from pkengine.errors import Conflict, PkengineError
 
 if TYPE_CHECKING:
@@ -36,35 +33,21 @@ class Upgrades:
     """Compares and replaces agents, one thing at a time for each host.
 
     Args:
-        registry, jobs: what is on disk.
-        access: the network.
-        monitor: is told to look again.
-        tasks: where work goes on behind a request.
-        turns: keeps requests apart.
-        log_in: logs in to a host that is known.
+        context: what operations on hosts share.
+        logins: log in to hosts that are known.
     """
 
     _log = Logger()
 
-    def __init__(
-        self,
-        *,
-        registry: HostRegistry,
-        access: HostAccess,
-        monitor: Monitor,
-        jobs: Jobs,
-        tasks: Tasks,
-        turns: Turns,
-        log_in: LogIn,
-    ) -> None:
-        self._registry = registry
-        self._tell = registry.announcements
-        self._access = access
-        self._monitor = monitor
-        self._jobs = jobs
-        self._tasks = tasks
-        self._turns = turns
-        self._log_in = log_in
+    def __init__(self, context: OperationContext, logins: KnownLogins) -> None:
+        self._registry = context.registry
+        self._tell = context.announcements
+        self._access = context.access
+        self._monitor = context.monitor
+        self._jobs = context.jobs
+        self._tasks = context.tasks
+        self._turns = context.turns
+        self._logins = logins
 
     async def check_for_update(self, host_id: uuid.UUID, origin: Origin) -> Job:
         """Compare a host's agent with the one that the engine would install.
@@ -142,7 +125,7 @@ class Upgrades:
         async with self._tell.refusal(refused, "upgrade", host, origin):
             with self._turns.taking("upgrade", host.name, host_id):
                 require_trust(host, "upgrade")
-                connection = await self._log_in(host, login, "upgrade", origin)
+                connection = await self._logins.log_in(host, login, "upgrade", origin)
                 job = self._jobs.prepare(
                     f"Upgrading Host {host.name}", host_id=host_id, origin=origin
                 )

@@ -14,60 +14,38 @@ from twisted.internet.defer import TimeoutError
 from twisted.internet.error import ConnectError, ConnectionClosed
 
 from pkengine.channel.verbs import KEYS_LIST, AcceptedKey, Nothing
-from pkengine.engine.events import EventCode, Events
-from pkengine.engine.hosts import request
+from pkengine.engine.events import EventCode
 from pkengine.engine.hosts.access import HostAccess, LoggedIn
 from pkengine.engine.hosts.agent_report import AgentReport, examine
 from pkengine.engine.hosts.farewell import keys_at_agent
-from pkengine.engine.hosts.monitor import Monitor
-from pkengine.engine.hosts.registry import HostRegistry
-from pkengine.engine.hosts.ssh_ways import SshWays
-from pkengine.engine.hosts.turns import Turns
-from pkengine.engine.jobs import Jobs, RunningJob
+from pkengine.engine.hosts.known_logins import KnownLogins
+from pkengine.engine.hosts.operation_context import OperationContext
+from pkengine.engine.jobs import RunningJob
 from pkengine.engine.model import Host, HostStatus, Job, Origin, Severity, SshLogin, StepStatus
 from pkengine.errors import Conflict, PkengineError
-from pkengine.keys import Pin
 
 _UNREACHABLE = (PkengineError, ConnectError, ConnectionClosed, TimeoutError, OSError)
 _CALL_TIMEOUT_S = 30.0
-
-#: Logs in to a host for an operation that is named, by the host key that is stored.
-LogIn = Callable[[Host, SshLogin, str, Origin], Awaitable[LoggedIn]]
 
 
 class Upkeep:
     """Does it, one thing at a time for each host.
 
     Args:
-        registry, jobs, events: what is on disk.
-        access: the network.
-        monitor: is told to look again.
-        turns: keeps requests apart.
-        log_in: logs in to a host that is known.
-        own_pin: what agents know this engine by.
+        context: what operations on hosts share.
+        logins: log in to hosts that are known.
     """
 
-    def __init__(
-        self,
-        *,
-        registry: HostRegistry,
-        access: HostAccess,
-        monitor: Monitor,
-        jobs: Jobs,
-        events: Events,
-        turns: Turns,
-        log_in: LogIn,
-        own_pin: Pin,
-    ) -> None:
-        self._registry = registry
-        self._tell = registry.announcements
-        self._access = access
-        self._monitor = monitor
-        self._jobs = jobs
-        self._events = events
-        self._turns = turns
-        self._log_in = log_in
-        self._own_pin = own_pin
+    def __init__(self, context: OperationContext, logins: KnownLogins) -> None:
+        self._registry = context.registry
+        self._tell = context.announcements
+        self._access = context.access
+        self._monitor = context.monitor
+        self._jobs = context.jobs
+        self._events = context.events
+        self._turns = context.turns
+        self._own_pin = context.own_pin
+        self._logins = logins
 
     async def refresh(self, host_id: uuid.UUID, origin: Origin) -> Job:
         """Ask a host's agent anew what it and its host are; this waits for the answer.
@@ -182,7 +160,7 @@ class Upkeep:
         act: Callable[[LoggedIn, Host], Awaitable[None]],
     ) -> Job:
         async with self._waiting(verb, doing, host_id, origin) as (host, job):
-            connection = await self._log_in(host, login, verb, origin)
+            connection = await self._logins.log_in(host, login, verb, origin)
             try:
                 await act(connection, host)
             finally:
@@ -234,21 +212,6 @@ class Upkeep:
     async def _note(self, code: EventCode, host: Host, what: str, origin: Origin) -> None:
         text = f"Certificate enrollment of Host {host.name} {what}."
         await self._events.add(code, Severity.NORMAL, text, host=host, origin=origin)
-
-
-async def log_in_to_known(ways: SshWays, host: Host, login: SshLogin, origin: Origin) -> LoggedIn:
-    """Log in by the host key that is stored; another one is for installing to accept.
-
-    Raises:
-        Conflict: another host key is given, or the host joined by a code and has no SSH.
-        BadRequest, SshError: as for installing.
-    """
-    request.require_ssh(host)
-    if request.with_login(host.ssh, login).public_key != host.ssh.public_key:
-        raise Conflict(
-            f"Host {host.name} is known by another SSH host key: install it to change that."
-        )
-    return await ways.log_in(host, login, origin)
 
 
 async def report_of(access: HostAccess, host: Host) -> AgentReport:
