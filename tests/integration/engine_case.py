@@ -112,7 +112,7 @@ class EngineTestCase(unittest.TestCase):
 
     async def add(self, new: NewHost) -> tuple[Host, Job]:
         """Add a host and wait until its installation has ended, well or not."""
-        host, job = await self.engine.hosts.add(new, ADMIN)
+        host, job = await self.engine.hosts.admission.add(new, ADMIN)
         ended = await self.ended(job)
         return await self.engine.hosts.get(host.id), ended
 
@@ -124,13 +124,15 @@ class EngineTestCase(unittest.TestCase):
 
     async def install(self, host: Host, login: SshLogin | None = None) -> tuple[Host, Job]:
         """Install a known host again and wait until that has ended, well or not."""
-        job = await self.engine.hosts.install(host.id, login or SshLogin(), ADMIN, activate=True)
+        job = await self.engine.hosts.admission.install(
+            host.id, login or SshLogin(), ADMIN, activate=True
+        )
         ended = await self.ended(job)
         return await self.engine.hosts.get(host.id), ended
 
     async def maintain(self, host: Host) -> Host:
         """Put a host into maintenance."""
-        await self.engine.hosts.deactivate(host.id, ADMIN)
+        await self.engine.hosts.maintenance.deactivate(host.id, ADMIN)
         return await self.until(host.id, HostStatus.MAINTENANCE)
 
     # What an administrator waits for and sees.

@@ -159,7 +159,7 @@ class AddedTests(EngineTestCase):
     async def test_a_removed_host_trusts_the_engine_no_longer(self) -> None:
         host = await self.host("one")
         added = await self.maintain(await self.add_up(host))
-        await self.engine.hosts.remove(added.id, ADMIN)
+        await self.engine.hosts.maintenance.remove(added.id, ADMIN)
         await self.assert_event(
             EventCode.HOST_REMOVED,
             "Host one was removed by admin@internal",
@@ -174,7 +174,7 @@ class AddedTests(EngineTestCase):
         host = await self.host("one")
         await host.run("echo '# ours' > /root/.ssh/authorized_keys")
         added = await self.maintain(await self.add_up(host))
-        await self.engine.hosts.remove(added.id, ADMIN, uninstall=True)
+        await self.engine.hosts.maintenance.remove(added.id, ADMIN, uninstall=True)
         self.assertEqual("# ours\n", await host.run("cat /root/.ssh/authorized_keys"))
         self.assertEqual("", await host.run("pgrep -f [p]kagent || true"))
         self.assertFalse((host.root / "opt/pkagent").exists())
@@ -224,7 +224,7 @@ class RefusedTests(EngineTestCase):
     async def test_two_adds_of_one_address_at_once_make_one_host(self) -> None:
         host = await self.host("one")
         request = await self.request(host)
-        adds = [ensureDeferred(self.engine.hosts.add(request, ADMIN)) for _ in range(2)]
+        adds = [ensureDeferred(self.engine.hosts.admission.add(request, ADMIN)) for _ in range(2)]
         outcomes = await DeferredList(adds, consumeErrors=True)
         # Whichever comes first: the other is told that it is late.
         ((added, job),) = [outcome for succeeded, outcome in outcomes if succeeded]

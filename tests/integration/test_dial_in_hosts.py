@@ -58,7 +58,9 @@ class DialInTestCase(EngineTestCase):
 
     async def installed(self, host: Host, way: WayChoice) -> Host:
         """Install a host again, by the engine's own SSH key, and wait until it is up."""
-        job = await self.engine.hosts.install(host.id, SshLogin(), ADMIN, way=way, activate=True)
+        job = await self.engine.hosts.admission.install(
+            host.id, SshLogin(), ADMIN, way=way, activate=True
+        )
         ended = await self.ended(job)
         found = await self.engine.hosts.get(host.id)
         self.assertEqual(StepStatus.FINISHED, ended.status, found.status_detail)
@@ -102,7 +104,7 @@ class MechanismTests(DialInTestCase):
             await self.engine.hosts.upkeep.refresh(host.id, ADMIN)
             await self.engine.hosts.upkeep.prove_keys(host.id, ADMIN)
             await self.maintain(host)
-            await self.engine.hosts.activate(host.id, ADMIN)
+            await self.engine.hosts.maintenance.activate(host.id, ADMIN)
             host = await self.until(host.id, HostStatus.UP)
             for line in (await real.run(f"cat {STATE}/secrets/*.json || :")).split("}"):
                 if line.strip():
@@ -147,7 +149,7 @@ class MechanismTests(DialInTestCase):
             real = await self.host(name)
             host = await self.add_up(real, way=WayChoice(mechanism=mechanism))
             await self.maintain(host)
-            await self.engine.hosts.remove(host.id, ADMIN)
+            await self.engine.hosts.maintenance.remove(host.id, ADMIN)
             await self.assert_event(EventCode.HOST_REMOVED, name, "no longer")
             status = await self.agent_status(real)
             self.assertEqual((status["connections"], status["engines"]), ([], []))
@@ -209,7 +211,7 @@ class UnreachableHosts(DialInTestCase):
         await self.until(up.id, HostStatus.UP)
 
         await self.maintain(up)
-        await self.engine.hosts.remove(up.id, ADMIN)
+        await self.engine.hosts.maintenance.remove(up.id, ADMIN)
         self.assertEqual((await host.run(f"ls {STATE}/engines.d")).strip(), "")
         self.assertNotIn(
             "sha256//", await host.run(f"grep -v '^#' {STATE}/authorized_engines || :")

@@ -36,7 +36,7 @@ class LinkTests(InterruptedTestCase):
     async def begin(self, real: TestHost) -> tuple[Host, Job]:
         """Begin to add a host behind a slow link, and wait until the upload is under way."""
         await real.slow(SMALL_LINK)
-        host, job = await self.engine.hosts.add(await self.request(real), ADMIN)
+        host, job = await self.engine.hosts.admission.add(await self.request(real), ADMIN)
         await self.job_until(job, is_uploading)
         return host, job
 

@@ -119,17 +119,17 @@ class HostsWithoutSsh(EngineTestCase):
 
         service = f"{' '.join(PYTHON)} twistd --pidfile=/run/pkagent.pid --logfile=/root/log"
         await host.run(f"{service} pkagent --state {STATE} --listen none")
-        await self.engine.hosts.approve(joined.id, SshLogin(), ADMIN)
+        await self.engine.hosts.admission.approve(joined.id, SshLogin(), ADMIN)
         up = await self.until(joined.id, HostStatus.UP)
         assert up.capabilities is not None
         self.assertEqual("hidden", up.capabilities.hostname)
         self.assertEqual("", await host.run("ss -Hltn || true"), "Nothing listens on such a host.")
 
         await self.maintain(up)
-        await self.engine.hosts.activate(up.id, ADMIN)
+        await self.engine.hosts.maintenance.activate(up.id, ADMIN)
         await self.until(up.id, HostStatus.UP)
         await self.maintain(up)
-        await self.engine.hosts.remove(up.id, ADMIN)
+        await self.engine.hosts.maintenance.remove(up.id, ADMIN)
         self.assertEqual("", (await host.run(f"ls {STATE}/engines.d")).strip())
         self.assertNotIn(
             "sha256//", await host.run(f"grep -v '^#' {STATE}/authorized_engines || :")

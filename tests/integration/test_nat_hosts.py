@@ -37,4 +37,4 @@ class HostsBehindNat(DialInTestCase):
         await real.join()
         await self.until(host.id, HostStatus.UP)
         await self.maintain(host)
-        await self.engine.hosts.remove(host.id, ADMIN)
+        await self.engine.hosts.maintenance.remove(host.id, ADMIN)

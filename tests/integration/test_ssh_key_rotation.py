@@ -135,7 +135,7 @@ class RotationTests(EngineTestCase):
         self.assertEqual(line_of_first, first_line)
         self.assertNotEqual(line_of_second, second_line)
         await self.maintain(added)
-        await self.engine.hosts.remove(added.id, ADMIN, uninstall=True)
+        await self.engine.hosts.maintenance.remove(added.id, ADMIN, uninstall=True)
         self.assertEqual([line_of_first], await self.authorized(one))
 
     async def test_the_old_key_can_be_given_up_by_force(self) -> None:

@@ -71,7 +71,7 @@ class JumpTests(WaysTestCase):
         self.assertEqual(StepStatus.FINISHED, job.status, again.status_detail)
         await self.engine.hosts.upkeep.restart_agent(added.id, SshLogin(), ADMIN)
         await self.maintain(await self.until(added.id, HostStatus.UP))
-        await self.engine.hosts.remove(added.id, ADMIN, uninstall=True)
+        await self.engine.hosts.maintenance.remove(added.id, ADMIN, uninstall=True)
         self.assertFalse((host.root / "opt/pkagent").exists())
 
     async def test_another_key_of_the_jump_host_is_told_apart_from_that_of_the_host(self) -> None:

@@ -343,7 +343,7 @@ class HostsTestCase(SynchronousTestCase):
         login = changes.pop("ssh", SshLogin(password=Secret(PASSWORD)))
         address = changes.pop("address", f"{name}.example.org")
         new = NewHost(name=name, address=address, ssh=login, activate=activate, **changes)
-        host, _ = self.now(self.hosts.add(new, ADMIN))
+        host, _ = self.now(self.hosts.admission.add(new, ADMIN))
         return host
 
     def status(self, host_id: uuid.UUID) -> HostStatus:

@@ -90,7 +90,7 @@ class RelayTests(HostsTestCase):
             with self.assertRaises(NotFound):
                 work(relay.id, OTHER)
         new = NewHost(name="h1", address="h1", ssh=SshLogin(key_agent=relay.id))
-        self.refusal(self.hosts.add(new, OTHER), NotFound)
+        self.refusal(self.hosts.admission.add(new, OTHER), NotFound)
         self.assertEqual(self.access.logins, [])
 
     def test_there_is_an_end_to_keys_and_relays(self) -> None:
@@ -111,10 +111,10 @@ class RelayTests(HostsTestCase):
             JumpLogin(host=JumpHost("c"), password=Secret("c")),
         )
         ssh = SshLogin(user="ops", key_agent=relay.id, password=Secret("sudo"), jumps=jumps)
-        self.now(self.hosts.add(NewHost(name="h1", address="h1", ssh=ssh), ADMIN))
+        self.now(self.hosts.admission.add(NewHost(name="h1", address="h1", ssh=ssh), ADMIN))
         self.assertEqual(self.access.agents, [relay, None, relay])
         self.assertEqual([login[3] for login in self.access.logins], [True, False, False])
 
     def test_one_that_is_not_there_is_told(self) -> None:
         new = NewHost(name="h1", address="h1", ssh=SshLogin(key_agent=uuid.uuid4()))
-        self.assertIn("no relay", self.refusal(self.hosts.add(new, ADMIN), NotFound))
+        self.assertIn("no relay", self.refusal(self.hosts.admission.add(new, ADMIN), NotFound))

@@ -80,7 +80,9 @@ class InstallationTests(HostsTestCase):
     def test_an_installation_that_is_refused_leaves_the_way_as_it_was(self) -> None:
         host = self.add(activate=False)
         choice = WayChoice(mechanism="hmac")
-        self.refusal(self.hosts.install(host.id, SshLogin(), ADMIN, way=choice), BadRequest)
+        self.refusal(
+            self.hosts.admission.install(host.id, SshLogin(), ADMIN, way=choice), BadRequest
+        )
         self.assertEqual(len(self.access.logins), 1)
         self.assertEqual(way(self.now(self.hosts.get(host.id))), (ENGINE_DIALS, "pin"))
 
@@ -89,7 +91,7 @@ class InstallationTests(HostsTestCase):
     ) -> None:
         host = self.add(activate=False)
         choice = WayChoice(connection=AGENT_DIALS, mechanism="sign")
-        self.now(self.hosts.install(host.id, SshLogin(), ADMIN, way=choice))
+        self.now(self.hosts.admission.install(host.id, SshLogin(), ADMIN, way=choice))
         host = self.now(self.hosts.get(host.id))
         self.assertEqual(way(host), (AGENT_DIALS, "sign"))
         self.assertEqual([key.mechanism for key in host.keys], ["sign"])

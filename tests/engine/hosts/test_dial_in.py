@@ -165,7 +165,7 @@ class DialInTests(DialInCase):
         host = await self.know(HostStatus.MAINTENANCE)
         await self.dial()
         up = self.becomes(HostStatus.UP)
-        await self.hosts.activate(host.id, ADMIN)
+        await self.hosts.maintenance.activate(host.id, ADMIN)
         await up
 
     async def test_who_asks_before_the_agent_has_come_waits_for_it(self) -> None:
@@ -185,11 +185,11 @@ class DialInTests(DialInCase):
     async def test_a_connection_stays_through_maintenance(self) -> None:
         host, channel = await self.up_by_dialling()
         quiet = self.becomes(HostStatus.MAINTENANCE)
-        await self.hosts.deactivate(host.id, ADMIN)
+        await self.hosts.maintenance.deactivate(host.id, ADMIN)
         await quiet
         self.assertIsNone(self.hosts.authenticated(host.id))
         up = self.becomes(HostStatus.UP)
-        await self.hosts.activate(host.id, ADMIN)
+        await self.hosts.maintenance.activate(host.id, ADMIN)
         await up
         self.assertFalse(channel.closed.called)
 
@@ -240,7 +240,7 @@ class DialInTests(DialInCase):
             self.assertEqual((await told).host_id, host.id)
             end()
             self.assertFalse(second.closed.called)
-            await self.hosts.remove(host.id, ADMIN)
+            await self.hosts.maintenance.remove(host.id, ADMIN)
             await second.closed
             self.assertEqual(list(self.trust.peers()), [])
             with self.assertRaises(AuthenticationError):
@@ -253,7 +253,7 @@ class DialInTests(DialInCase):
     async def test_a_removed_host_is_cut_off_and_has_dropped_the_engines_key(self) -> None:
         host = await self.know(HostStatus.MAINTENANCE)
         channel = await self.dial()
-        await self.hosts.remove(host.id, ADMIN)
+        await self.hosts.maintenance.remove(host.id, ADMIN)
         await channel.closed
         self.assertEqual(list(self.agent.trust.peers()), [])
         with self.assertRaises(AuthenticationError):
@@ -274,7 +274,7 @@ class DialInTests(DialInCase):
                 await self.trust_key(host, key)
                 channel = await self.dial(mechanism=mechanism)
             # Asked, the agent would drop the key and close the connection itself.
-            await self.hosts.remove(host.id, ADMIN, force=True)
+            await self.hosts.maintenance.remove(host.id, ADMIN, force=True)
             await channel.closed
             self.assertEqual((list(self.trust.peers()), self.secrets.keys()), ([], []))
 

@@ -59,7 +59,7 @@ class DirectPathTests(DialInCase):
             await self.registry.change(
                 host.id, lambda host: replace(host, status=HostStatus.MAINTENANCE)
             )
-            await self.hosts.remove(host.id, ADMIN)
+            await self.hosts.maintenance.remove(host.id, ADMIN)
 
     async def test_that_there_is_no_proxy_from_now_on_is_told_and_that_there_never_was_is_not(
         self,
@@ -92,7 +92,7 @@ class DirectPathTests(DialInCase):
             self.assertIn(f"Host {mechanism} came from 127.0.0.1 and is", event.description)
             self.assertIn("the TLS path is proxied, and a direct one", event.description)
             self.assertIsNone(self.arrivals.lease(host.id))
-            await self.hosts.remove(host.id, ADMIN)
+            await self.hosts.maintenance.remove(host.id, ADMIN)
 
     async def test_an_agent_that_tries_again_and_again_is_told_of_once(self) -> None:
         await self.go_through_a_proxy()

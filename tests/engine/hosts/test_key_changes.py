@@ -48,7 +48,9 @@ class KeyChangesTestCase(HostsTestCase):
         """Let the host show other keys when it is installed; give the refusal."""
         self.access.log_in_outcome = error
         self.access.offered = list(keys) or [NEW_KEY, NEW_RSA_KEY]
-        said = self.refusal(self.hosts.install(self.host.id, SshLogin(), ADMIN), type(error))
+        said = self.refusal(
+            self.hosts.admission.install(self.host.id, SshLogin(), ADMIN), type(error)
+        )
         self.access.log_in_outcome = None
         return said
 
@@ -141,13 +143,17 @@ class DetectionTests(KeyChangesTestCase):
 
     def test_a_host_that_is_being_added_has_no_key_that_could_change(self) -> None:
         self.access.log_in_outcome = MISMATCH
-        self.refusal(self.hosts.add(NewHost(name="h2", address="h2"), ADMIN), HostKeyMismatch)
+        self.refusal(
+            self.hosts.admission.add(NewHost(name="h2", address="h2"), ADMIN), HostKeyMismatch
+        )
         self.assertEqual(self.now(self.hosts.key_changes.list()), [])
 
     def test_a_client_that_gives_up_meanwhile_leaves_nothing_half(self) -> None:
         self.access.log_in_outcome = MISMATCH
         self.access.host_keys_outcome = Deferred()
-        work = Deferred.fromCoroutine(self.hosts.install(self.host.id, SshLogin(), ADMIN))
+        work = Deferred.fromCoroutine(
+            self.hosts.admission.install(self.host.id, SshLogin(), ADMIN)
+        )
         work.addErrback(lambda failure: None)
         work.cancel()
         self.assert_nothing_is_pending()
@@ -160,7 +166,7 @@ class DetectionTests(KeyChangesTestCase):
         change = self.pending()
         self.crash()
         self.assertEqual(self.pending(), change)
-        self.now(self.hosts.remove(self.host.id, ADMIN))
+        self.now(self.hosts.maintenance.remove(self.host.id, ADMIN))
         self.assertEqual(self.now(self.hosts.key_changes.list()), [])
 
 
@@ -190,7 +196,7 @@ class ApprovalTests(KeyChangesTestCase):
         self.assertEqual((code, severity), (13002, Severity.WARNING))
         for part in (str(NEW_KEY.fingerprint()), str(HOST_KEY.fingerprint()), "by eve@internal"):
             self.assertIn(part, text)
-        self.now(self.hosts.install(self.host.id, SshLogin(), ADMIN))
+        self.now(self.hosts.admission.install(self.host.id, SshLogin(), ADMIN))
         policy = self.access.logins[-1][1]
         self.assertEqual((policy.given, policy.stored), (None, (NEW_KEY,)))
 
@@ -219,7 +225,9 @@ class ApprovalTests(KeyChangesTestCase):
     def test_a_host_that_is_being_logged_in_to_is_not_decided_on(self) -> None:
         self.meet()
         self.access.log_in_outcome = Deferred()
-        work = Deferred.fromCoroutine(self.hosts.install(self.host.id, SshLogin(), ADMIN))
+        work = Deferred.fromCoroutine(
+            self.hosts.admission.install(self.host.id, SshLogin(), ADMIN)
+        )
         decide = self.hosts.key_changes
         self.refusal(decide.approve(self.host.id, NEW_KEY.fingerprint(), ADMIN), Conflict)
         self.refusal(decide.reject(self.host.id, ADMIN), Conflict)
@@ -266,7 +274,7 @@ class ApprovalTests(KeyChangesTestCase):
 class SettlementTests(KeyChangesTestCase):
     def test_the_stored_key_shown_again_closes_the_change_and_warns(self) -> None:
         self.meet()
-        self.now(self.hosts.install(self.host.id, SshLogin(), ADMIN))
+        self.now(self.hosts.admission.install(self.host.id, SshLogin(), ADMIN))
         self.assert_nothing_is_pending()
         codes = self.codes()
         self.assertEqual(codes[codes.index(13004) :][:2], [13004, 509])
@@ -275,7 +283,7 @@ class SettlementTests(KeyChangesTestCase):
         self.meet()
         self.now(self.hosts.key_changes.approve(self.host.id, NEW_KEY.fingerprint(), ADMIN))
         login = SshLogin(password=Secret(PASSWORD), fingerprint=HOST_KEY.fingerprint())
-        self.now(self.hosts.install(self.host.id, login, ADMIN))
+        self.now(self.hosts.admission.install(self.host.id, login, ADMIN))
         self.assertEqual(self.stored().ssh.public_key, HOST_KEY)
         [text] = [text for code, text in self.log() if code == 13005]
         self.assertIn(f"was ssh-ed25519 {NEW_KEY.fingerprint()}", text)
@@ -320,7 +328,7 @@ class RotationTests(HostsTestCase):
     def test_a_key_that_was_proved_is_accepted_later_and_its_rotation_is_told(self) -> None:
         host = self.learn(NEW_KEY)
         self.access.shown = NEW_KEY
-        self.now(self.hosts.install(host.id, SshLogin(), ADMIN))
+        self.now(self.hosts.admission.install(host.id, SshLogin(), ADMIN))
         self.assertEqual(self.access.logins[-1][1].stored, (HOST_KEY, NEW_KEY))
         ssh = self.now(self.hosts.get(host.id)).ssh
         self.assertEqual((ssh.public_key, ssh.fingerprint), (NEW_KEY, NEW_KEY.fingerprint()))
@@ -334,7 +342,7 @@ class RotationTests(HostsTestCase):
     def test_a_key_that_it_has_no_more_is_forgotten(self) -> None:
         host = self.learn(NEW_KEY)
         self.access.proved = HostKeyUpdate((HOST_KEY,), (), (NEW_KEY,))
-        self.now(self.hosts.install(host.id, SshLogin(), ADMIN))
+        self.now(self.hosts.admission.install(host.id, SshLogin(), ADMIN))
         self.assertEqual(self.now(self.hosts.get(host.id)).ssh.proved_keys, ())
         [_, text] = [text for code, text in self.log() if code == 13007]
         self.assertIn("has no more ssh-ed25519", text)
@@ -342,7 +350,7 @@ class RotationTests(HostsTestCase):
     def test_the_same_keys_again_are_not_told_again(self) -> None:
         host = self.learn(NEW_KEY)
         self.access.proved = HostKeyUpdate((HOST_KEY, NEW_KEY), (), ())
-        self.now(self.hosts.install(host.id, SshLogin(), ADMIN))
+        self.now(self.hosts.admission.install(host.id, SshLogin(), ADMIN))
         self.assertEqual(self.codes().count(13007), 1)
 
     def test_a_host_that_proves_nothing_is_installed_all_the_same(self) -> None:
@@ -365,7 +373,7 @@ class RotationTests(HostsTestCase):
         host = self.learn(NEW_RSA_KEY)
         self.access.log_in_outcome = MISMATCH
         self.access.offered = [NEW_KEY, NEW_RSA_KEY]
-        self.refusal(self.hosts.install(host.id, SshLogin(), ADMIN), HostKeyMismatch)
+        self.refusal(self.hosts.admission.install(host.id, SshLogin(), ADMIN), HostKeyMismatch)
         self.assertEqual(self.now(self.hosts.key_changes.get(host.id)).new_keys, (NEW_KEY,))
         approve = self.hosts.key_changes.approve(host.id, NEW_KEY.fingerprint(), ADMIN)
         self.assertEqual(self.now(approve).ssh.proved_keys, ())

@@ -124,7 +124,7 @@ class MonitorTests(HostsTestCase):
         self.clock.pump([1.0] * 64)
         self.assertEqual(self.status(self.host.id), HostStatus.NON_RESPONSIVE)
         self.access.connect_outcome = None
-        self.now(self.hosts.activate(self.host.id, ADMIN))
+        self.now(self.hosts.maintenance.activate(self.host.id, ADMIN))
         self.assertEqual(self.status(self.host.id), HostStatus.UP)
 
     def test_a_silent_host_is_looked_for_where_an_update_says_it_is(self) -> None:
@@ -160,7 +160,7 @@ class MonitorTests(HostsTestCase):
         self.start()
 
     def test_a_host_in_maintenance_is_left_alone(self) -> None:
-        self.now(self.hosts.deactivate(self.host.id, ADMIN))
+        self.now(self.hosts.maintenance.deactivate(self.host.id, ADMIN))
         dials = self.access.dials
         self.clock.pump([1.0] * 100)
         self.assertEqual(self.access.dials, dials)

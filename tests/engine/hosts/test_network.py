@@ -252,7 +252,7 @@ class NetworkTests(HostsTestCase):
         self.assertEqual(known.line.key, bastion.host_key())
         # The connection to the jump host goes with the channel.
         (process,) = bastion.processes
-        await self.hosts.deactivate(host.id, ADMIN)
+        await self.hosts.maintenance.deactivate(host.id, ADMIN)
         await process.ended
 
     @skipIf(not is_available(), "OpenSSH's sshd is not installed (Debian: openssh-server)")
@@ -265,7 +265,7 @@ class NetworkTests(HostsTestCase):
 
     async def test_a_removed_host_has_dropped_the_engines_key(self) -> None:
         host = await self.know(HostStatus.MAINTENANCE)
-        await self.hosts.remove(host.id, ADMIN)
+        await self.hosts.maintenance.remove(host.id, ADMIN)
         self.assertEqual(list(self.agent.trust.peers()), [])
         self.assertEqual(list(self.trust.peers()), [])
         (event,) = await self.events.list()

@@ -233,7 +233,7 @@ class RekeyingTests(DialInCase):
             )
             await self.assert_settled_as_new(host, is_new=is_done)
             maintenance = self.becomes(HostStatus.MAINTENANCE)
-            await self.hosts.deactivate(host.id, ADMIN)
+            await self.hosts.maintenance.deactivate(host.id, ADMIN)
             await maintenance
             await self.begin_again(host)
 
@@ -245,7 +245,7 @@ class RekeyingTests(DialInCase):
 
     async def begin_again(self, host: Host) -> None:
         """Remove a host, and let its agent accept the engine by its pin again."""
-        await self.hosts.remove(host.id, ADMIN)
+        await self.hosts.maintenance.remove(host.id, ADMIN)
         initialize(self.state, [TrustedPeer("engine", ENGINE_KEY.pin)])
         self.told.clear()
 

@@ -64,7 +64,7 @@ class AddTests(HostsTestCase):
 
     def test_the_job_shows_the_steps_and_ends(self) -> None:
         new = NewHost(name="h1", address="192.0.2.1", ssh=SshLogin(password=Secret(PASSWORD)))
-        _, job = self.now(self.hosts.add(new, ADMIN))
+        _, job = self.now(self.hosts.admission.add(new, ADMIN))
         job = self.now(self.jobs.get(job.id))
         self.assertEqual(job.status, StepStatus.FINISHED)
         self.assertEqual(
@@ -88,7 +88,7 @@ class AddTests(HostsTestCase):
         ):
             self.access.log_in_outcome = error
             new = NewHost(name="h1", address="h1", ssh=SshLogin(password=Secret(PASSWORD)))
-            said = self.refusal(self.hosts.add(new, ADMIN), type(error))
+            said = self.refusal(self.hosts.admission.add(new, ADMIN), type(error))
             self.assertEqual(self.log()[-1], (104, f"Failed to add Host h1. {said}"))
         self.assertEqual(self.now(self.hosts.list()), [])
         self.assertEqual(self.now(self.jobs.list()), [])
@@ -115,7 +115,9 @@ class AddTests(HostsTestCase):
     def test_password_authentication_without_a_password_is_refused(self) -> None:
         login = SshLogin(authentication_method=SshAuthenticationMethod.PASSWORD)
         new = NewHost(name="h1", address="h1", ssh=login)
-        self.assertIn("no password", self.refusal(self.hosts.add(new, ADMIN), BadRequest))
+        self.assertIn(
+            "no password", self.refusal(self.hosts.admission.add(new, ADMIN), BadRequest)
+        )
         self.assertEqual(self.access.logins, [])
 
     def test_malformed_requests_are_refused_before_anything_is_sent(self) -> None:
@@ -137,16 +139,16 @@ class AddTests(HostsTestCase):
                 ssh=SshLogin(public_key=HOST_KEY, fingerprint=OTHER_KEY.fingerprint()),
             ),
         ):
-            self.refusal(self.hosts.add(bad, ADMIN), BadRequest)
+            self.refusal(self.hosts.admission.add(bad, ADMIN), BadRequest)
         unknown = replace(good, cluster_id=uuid.uuid4())
-        self.refusal(self.hosts.add(unknown, ADMIN), NotFound)
+        self.refusal(self.hosts.admission.add(unknown, ADMIN), NotFound)
         self.assertEqual(self.access.logins, [])
 
     def test_a_taken_name_or_address_is_refused_before_the_login(self) -> None:
         self.add("h1", address="2001:db8:0:0::1")
         for name, address in (("h1", "other"), ("h2", "[2001:DB8::1]")):
             new = NewHost(name=name, address=address)
-            self.refusal(self.hosts.add(new, ADMIN), Conflict)
+            self.refusal(self.hosts.admission.add(new, ADMIN), Conflict)
         self.assertEqual(len(self.access.logins), 1)
 
     def test_names_differ_by_case(self) -> None:
@@ -158,10 +160,10 @@ class AddTests(HostsTestCase):
     def test_of_two_adds_of_an_address_at_once_one_wins(self) -> None:
         self.access.log_in_outcome = Deferred()
         first = Deferred.fromCoroutine(
-            self.hosts.add(NewHost(name="h1", address="192.0.2.1"), ADMIN)
+            self.hosts.admission.add(NewHost(name="h1", address="192.0.2.1"), ADMIN)
         )
         second = NewHost(name="h2", address="192.0.2.1")
-        self.refusal(self.hosts.add(second, ADMIN), Conflict)
+        self.refusal(self.hosts.admission.add(second, ADMIN), Conflict)
         self.assertEqual(len(self.access.logins), 1)
         self.access.log_in_outcome.callback(None)
         self.successResultOf(first)
@@ -170,7 +172,7 @@ class AddTests(HostsTestCase):
     def test_another_engine_that_was_quicker_wins_and_the_connection_is_closed(self) -> None:
         self.access.log_in_outcome = Deferred()
         adding = Deferred.fromCoroutine(
-            self.hosts.add(NewHost(name="h1", address="192.0.2.1"), ADMIN)
+            self.hosts.admission.add(NewHost(name="h1", address="192.0.2.1"), ADMIN)
         )
         # The database learns of it behind the back of this engine.
         cluster = self.now(self.hosts._clusters.default())
@@ -186,7 +188,7 @@ class AddTests(HostsTestCase):
     def test_a_client_that_gives_up_during_the_login_leaves_nothing(self) -> None:
         self.access.log_in_outcome = Deferred()
         adding = Deferred.fromCoroutine(
-            self.hosts.add(NewHost(name="h1", address="192.0.2.1"), ADMIN)
+            self.hosts.admission.add(NewHost(name="h1", address="192.0.2.1"), ADMIN)
         )
         adding.addErrback(lambda failure: None)
         adding.cancel()
@@ -203,7 +205,7 @@ class AddTests(HostsTestCase):
 
     def test_a_reboot_is_refused_for_it_would_not_happen(self) -> None:
         new = NewHost(name="h1", address="h1", reboot=True)
-        self.refusal(self.hosts.add(new, ADMIN), BadRequest)
+        self.refusal(self.hosts.admission.add(new, ADMIN), BadRequest)
 
 
 class FailedInstallationTests(HostsTestCase):
@@ -241,7 +243,7 @@ class FailedInstallationTests(HostsTestCase):
         self.access.deploy_outcome = DeploymentError("upload", "Cut off.")
         host = self.add()
         self.access.deploy_outcome = None
-        self.now(self.hosts.install(host.id, SshLogin(), ADMIN, activate=True))
+        self.now(self.hosts.admission.install(host.id, SshLogin(), ADMIN, activate=True))
         self.assertEqual(self.status(host.id), HostStatus.UP)
         _, policy, password, use_key = self.access.logins[-1]
         self.assertEqual((policy.stored, password, use_key), ((HOST_KEY,), None, True))
@@ -260,7 +262,7 @@ class FailedInstallationTests(HostsTestCase):
         self.crash()
         self.assertFailed(host.id, "interrupted")
         self.assertEqual(self.now(self.jobs.list())[0].status, StepStatus.ABORTED)
-        self.now(self.hosts.install(host.id, SshLogin(), ADMIN, activate=True))
+        self.now(self.hosts.admission.install(host.id, SshLogin(), ADMIN, activate=True))
         self.assertEqual(self.status(host.id), HostStatus.UP)
 
 
@@ -268,7 +270,7 @@ class InstallTests(HostsTestCase):
     def test_installing_again_trusts_nothing_until_it_is_over(self) -> None:
         host = self.add(activate=False)
         self.access.deploy_outcome = Deferred()
-        self.now(self.hosts.install(host.id, SshLogin(), ADMIN))
+        self.now(self.hosts.admission.install(host.id, SshLogin(), ADMIN))
         self.assertEqual(self.status(host.id), HostStatus.INSTALLING)
         self.assertIsNone(self.trust.lookup(AGENT_PIN))
         self.access.pin = Pin(b"\x07" * 32)
@@ -281,29 +283,29 @@ class InstallTests(HostsTestCase):
 
     def test_a_host_that_is_up_is_not_installed(self) -> None:
         host = self.add()
-        said = self.refusal(self.hosts.install(host.id, SshLogin(), ADMIN), Conflict)
+        said = self.refusal(self.hosts.admission.install(host.id, SshLogin(), ADMIN), Conflict)
         self.assertIn("Maintenance mode first", said)
         self.assertEqual(len(self.access.logins), 1)
 
     def test_a_refused_login_leaves_the_host_as_it_was(self) -> None:
         host = self.add(activate=False)
         self.access.log_in_outcome = HostKeyMismatch("Another key.")
-        self.refusal(self.hosts.install(host.id, SshLogin(), ADMIN), HostKeyMismatch)
+        self.refusal(self.hosts.admission.install(host.id, SshLogin(), ADMIN), HostKeyMismatch)
         after = self.now(self.hosts.get(host.id))
         self.assertEqual((after.status, keys_of(after)), (HostStatus.MAINTENANCE, (AGENT_PIN,)))
 
     def test_a_new_fingerprint_given_for_the_installation_replaces_the_stored_key(self) -> None:
         host = self.add(activate=False)
         login = SshLogin(fingerprint=OTHER_KEY.fingerprint())
-        self.now(self.hosts.install(host.id, login, ADMIN))
+        self.now(self.hosts.admission.install(host.id, login, ADMIN))
         policy = self.access.logins[-1][1]
         self.assertEqual((policy.given, policy.stored), (OTHER_KEY.fingerprint(), ()))
 
     def test_two_installations_at_once_are_one(self) -> None:
         host = self.add(activate=False)
         self.access.log_in_outcome = Deferred()
-        first = Deferred.fromCoroutine(self.hosts.install(host.id, SshLogin(), ADMIN))
-        self.refusal(self.hosts.install(host.id, SshLogin(), ADMIN), Conflict)
+        first = Deferred.fromCoroutine(self.hosts.admission.install(host.id, SshLogin(), ADMIN))
+        self.refusal(self.hosts.admission.install(host.id, SshLogin(), ADMIN), Conflict)
         self.access.log_in_outcome.callback(None)
         self.successResultOf(first)
 
@@ -321,7 +323,7 @@ class InstallTests(HostsTestCase):
 class MaintenanceTests(HostsTestCase):
     def test_maintenance_closes_the_connection_and_says_why(self) -> None:
         host = self.add()
-        self.now(self.hosts.deactivate(host.id, ADMIN, reason="new fan"))
+        self.now(self.hosts.maintenance.deactivate(host.id, ADMIN, reason="new fan"))
         host = self.now(self.hosts.get(host.id))
         self.assertEqual((host.status, host.status_detail), (HostStatus.MAINTENANCE, "new fan"))
         self.assertFalse(self.access.channels[0].is_open)
@@ -332,7 +334,7 @@ class MaintenanceTests(HostsTestCase):
         host = self.add()
         channel = self.access.channels[0]
         channel.close = lambda: None
-        self.now(self.hosts.deactivate(host.id, ADMIN))
+        self.now(self.hosts.maintenance.deactivate(host.id, ADMIN))
         self.assertEqual(self.status(host.id), HostStatus.PREPARING_FOR_MAINTENANCE)
         self.clock.advance(self.patience.close_timeout_s)
         self.assertEqual(self.status(host.id), HostStatus.MAINTENANCE)
@@ -341,7 +343,7 @@ class MaintenanceTests(HostsTestCase):
     def test_an_activated_host_is_up_when_its_agent_answers(self) -> None:
         host = self.add(activate=False)
         self.access.connect_outcome = Deferred()
-        self.now(self.hosts.activate(host.id, ADMIN))
+        self.now(self.hosts.maintenance.activate(host.id, ADMIN))
         self.assertEqual(self.status(host.id), HostStatus.UNASSIGNED)
         self.access.connect_outcome.callback(None)
         self.assertEqual(self.status(host.id), HostStatus.UP)
@@ -349,25 +351,27 @@ class MaintenanceTests(HostsTestCase):
     def test_a_host_without_a_trusted_key_is_not_activated(self) -> None:
         self.access.deploy_outcome = DeploymentError("probe", "No Python.")
         host = self.add()
-        self.now(self.hosts.deactivate(host.id, ADMIN))
+        self.now(self.hosts.maintenance.deactivate(host.id, ADMIN))
         self.assertIn(
-            "install it first", self.refusal(self.hosts.activate(host.id, ADMIN), Conflict)
+            "install it first",
+            self.refusal(self.hosts.maintenance.activate(host.id, ADMIN), Conflict),
         )
 
     def test_what_is_already_so_is_refused(self) -> None:
         host = self.add()
         self.assertIn(
-            "already active", self.refusal(self.hosts.activate(host.id, ADMIN), Conflict)
+            "already active",
+            self.refusal(self.hosts.maintenance.activate(host.id, ADMIN), Conflict),
         )
-        self.now(self.hosts.deactivate(host.id, ADMIN))
-        said = self.refusal(self.hosts.deactivate(host.id, ADMIN), Conflict)
+        self.now(self.hosts.maintenance.deactivate(host.id, ADMIN))
+        said = self.refusal(self.hosts.maintenance.deactivate(host.id, ADMIN), Conflict)
         self.assertIn("already in Maintenance mode", said)
 
 
 class RemoveTests(HostsTestCase):
     def test_a_removed_host_drops_the_engines_key_and_is_trusted_no_more(self) -> None:
         host = self.add(activate=False)
-        self.now(self.hosts.remove(host.id, ADMIN))
+        self.now(self.hosts.maintenance.remove(host.id, ADMIN))
         self.assertEqual(self.access.channels[0].calls, [KEYS_REMOVE])
         self.assertIsNone(self.trust.lookup(AGENT_PIN))
         self.refusal(self.hosts.get(host.id), NotFound)
@@ -380,20 +384,20 @@ class RemoveTests(HostsTestCase):
     ) -> None:
         host = self.add(activate=False)
         self.access.connect_outcome = ChannelError("No route.")
-        self.now(self.hosts.remove(host.id, ADMIN))
+        self.now(self.hosts.maintenance.remove(host.id, ADMIN))
         self.assertIn(f"pkagent keys remove {OWN_PIN}", self.log()[-1][1])
 
     def test_a_silent_host_delays_its_removal_by_seconds_only(self) -> None:
         host = self.add(activate=False)
         self.access.connect_outcome = Deferred()
-        removing = Deferred.fromCoroutine(self.hosts.remove(host.id, ADMIN))
+        removing = Deferred.fromCoroutine(self.hosts.maintenance.remove(host.id, ADMIN))
         self.assertNoResult(removing)
         self.clock.advance(5)
         self.successResultOf(removing)
 
     def test_uninstalling_logs_in_by_the_engines_key_and_leaves_nothing_there(self) -> None:
         host = self.add(activate=False)
-        self.now(self.hosts.remove(host.id, ADMIN, uninstall=True))
+        self.now(self.hosts.maintenance.remove(host.id, ADMIN, uninstall=True))
         self.assertEqual(self.access.logins[-1][2:], (None, True))
         self.assertEqual(self.access.undeployed, self.access.connections[-1:])
         self.assertFalse(self.access.connections[-1].is_open)
@@ -404,32 +408,38 @@ class RemoveTests(HostsTestCase):
     def test_a_host_that_cannot_be_uninstalled_stays_known(self) -> None:
         host = self.add(activate=False)
         self.access.undeploy_outcome = DeploymentError("undeploy", "The disk is broken.")
-        self.refusal(self.hosts.remove(host.id, ADMIN, uninstall=True), DeploymentError)
+        self.refusal(
+            self.hosts.maintenance.remove(host.id, ADMIN, uninstall=True), DeploymentError
+        )
         self.assertFalse(self.access.connections[-1].is_open)
         self.access.log_in_outcome = HostUnreachable("No answer.")
-        self.refusal(self.hosts.remove(host.id, ADMIN, uninstall=True), HostUnreachable)
+        self.refusal(
+            self.hosts.maintenance.remove(host.id, ADMIN, uninstall=True), HostUnreachable
+        )
         self.assertEqual(self.status(host.id), HostStatus.MAINTENANCE)
-        self.refusal(self.hosts.remove(host.id, ADMIN, uninstall=True, force=True), BadRequest)
+        self.refusal(
+            self.hosts.maintenance.remove(host.id, ADMIN, uninstall=True, force=True), BadRequest
+        )
 
     def test_force_asks_nobody(self) -> None:
         host = self.add(activate=False)
-        self.now(self.hosts.remove(host.id, ADMIN, force=True))
+        self.now(self.hosts.maintenance.remove(host.id, ADMIN, force=True))
         self.assertEqual(self.access.dials, 0)
 
     def test_a_host_that_is_up_is_not_removed(self) -> None:
         host = self.add()
-        said = self.refusal(self.hosts.remove(host.id, ADMIN), Conflict)
+        said = self.refusal(self.hosts.maintenance.remove(host.id, ADMIN), Conflict)
         self.assertIn("please switch Host to Maintenance mode first", said)
         self.assertEqual(self.status(host.id), HostStatus.UP)
 
     def test_its_name_address_and_key_are_free_again(self) -> None:
         host = self.add(activate=False)
-        self.now(self.hosts.remove(host.id, ADMIN))
+        self.now(self.hosts.maintenance.remove(host.id, ADMIN))
         self.assertEqual(self.status(self.add().id), HostStatus.UP)
 
     def test_its_events_remain(self) -> None:
         host = self.add(activate=False)
-        self.now(self.hosts.remove(host.id, ADMIN))
+        self.now(self.hosts.maintenance.remove(host.id, ADMIN))
         events = self.now(self.events.list(host_id=host.id))
         self.assertEqual([event.code for event in events], [44, 504, 509, 42])
 
@@ -464,7 +474,7 @@ class UpdateTests(HostsTestCase):
         host = self.add(activate=False)
         host = self.now(self.update(host.id, port=54322))
         self.assertTrue(host.reinstallation_required)
-        self.now(self.hosts.install(host.id, SshLogin(), ADMIN))
+        self.now(self.hosts.admission.install(host.id, SshLogin(), ADMIN))
         self.assertFalse(self.now(self.hosts.get(host.id)).reinstallation_required)
 
     def test_a_taken_name_is_refused(self) -> None:
@@ -496,7 +506,7 @@ class SecrecyTests(HostsTestCase):
         self.add()
         self.access.log_in_outcome = SshAuthenticationFailed("Refused.")
         new = NewHost(name="h2", address="h2", ssh=SshLogin(password=Secret(PASSWORD)))
-        self.refusal(self.hosts.add(new, Origin()), SshAuthenticationFailed)
+        self.refusal(self.hosts.admission.add(new, Origin()), SshAuthenticationFailed)
         self.assertEqual(self.access.logins[-1][2], Secret(PASSWORD))
         files = list(self.path.parent.glob(self.path.name + "*"))
         self.assertGreaterEqual(len(files), 1)

@@ -71,8 +71,8 @@ class KnownKeyTests(WaysTestCase):
         self.assertEqual(policy.given, HOST_KEY.fingerprint())
         self.assertEqual(policy.source, "given_fingerprint")
         self.assertEqual(host.ssh.key_source, HostKeySource.GIVEN_FINGERPRINT)
-        self.now(self.hosts.deactivate(host.id, ADMIN))
-        self.now(self.hosts.install(host.id, SshLogin(), ADMIN))
+        self.now(self.hosts.maintenance.deactivate(host.id, ADMIN))
+        self.now(self.hosts.admission.install(host.id, SshLogin(), ADMIN))
         self.assertEqual(self.access.logins[-1][1].stored, (HOST_KEY,))
 
     def test_another_port_is_another_host(self) -> None:
@@ -96,8 +96,8 @@ class KnownKeyTests(WaysTestCase):
             f"@cert-authority *.example.org {NEW_KEY}\n@revoked * {NEW_RSA_KEY}\n"
             f"@cert-authority *.example.com {HOST_KEY}\n"
         )
-        self.now(self.hosts.deactivate(host.id, ADMIN))
-        self.now(self.hosts.install(host.id, SshLogin(), ADMIN))
+        self.now(self.hosts.maintenance.deactivate(host.id, ADMIN))
+        self.now(self.hosts.admission.install(host.id, SshLogin(), ADMIN))
         policy = self.access.logins[-1][1]
         self.assertEqual(policy.stored, (HOST_KEY,))
         self.assertEqual(policy.authorities, (NEW_KEY,))
@@ -161,8 +161,8 @@ class KnownKeyTests(WaysTestCase):
         self.know(f"h1.example.org {HOST_KEY}\n@cert-authority * {NEW_KEY}\n")
         self.added_at("h1.example.org")
         new = NewHost(name="h2", address="2001:db8::1", ssh=SshLogin(port=2222))
-        self.now(self.hosts.add(new, ADMIN))
-        self.now(self.hosts.register(NewHost(name="h3", address="h3"), ADMIN))
+        self.now(self.hosts.admission.add(new, ADMIN))
+        self.now(self.hosts.admission.register(NewHost(name="h3", address="h3"), ADMIN))
         self.assertEqual(
             str(self.now(self.hosts.known_keys.export())).splitlines(),
             [
@@ -187,12 +187,12 @@ class DnsTests(WaysTestCase):
         self.added_at("192.0.2.1")
         self.know(f"h2.example.org {HOST_KEY}")
         new = NewHost(name="h2", address="h2.example.org")
-        self.now(self.hosts.add(new, ADMIN))
+        self.now(self.hosts.admission.add(new, ADMIN))
 
     def test_a_resolver_that_fails_lets_nobody_in(self) -> None:
         self.access.published_outcome = DnsError("DNSSEC may have found them forged.")
         new = NewHost(name="h1", address="h1.example.org")
-        self.refusal(self.hosts.add(new, ADMIN), DnsError)
+        self.refusal(self.hosts.admission.add(new, ADMIN), DnsError)
         self.assertEqual(self.access.logins, [])
 
 
@@ -268,8 +268,8 @@ class JumpTests(WaysTestCase):
         (text,) = self.events_of(EventCode.JUMP_KEY_LEARNT)
         self.assertIn("jump host [bastion.example.org]:2222", text)
         self.assertIn("trusted on first use", text)
-        self.now(self.hosts.deactivate(host.id, ADMIN))
-        self.now(self.hosts.install(host.id, SshLogin(), ADMIN))
+        self.now(self.hosts.maintenance.deactivate(host.id, ADMIN))
+        self.now(self.hosts.admission.install(host.id, SshLogin(), ADMIN))
         target, policy, _, _ = self.access.logins[-2]
         self.assertEqual(target.address, "bastion.example.org")
         self.assertEqual(policy.stored, (HOST_KEY,))
@@ -294,7 +294,7 @@ class JumpTests(WaysTestCase):
         self.access.log_in_outcome = HostKeyMismatch("Expected A, found B.", [str(NEW_KEY)])
         ssh = SshLogin(jumps=(JumpLogin(host=BASTION),))
         new = NewHost(name="h1", address="192.0.2.1", ssh=ssh)
-        said = self.refusal(self.hosts.add(new, ADMIN), HostKeyMismatch)
+        said = self.refusal(self.hosts.admission.add(new, ADMIN), HostKeyMismatch)
         self.assertEqual(
             said,
             "At the jump host ops@bastion.example.org:2222, on the way: Expected A, found B.",
@@ -328,7 +328,9 @@ class JumpTests(WaysTestCase):
         self.access.next_log_in_outcome = lambda: next(outcomes)
         ssh = SshLogin(jumps=(JumpLogin(host=BASTION),))
         new = NewHost(name="h1", address="192.0.2.1", ssh=ssh)
-        self.assertEqual(self.refusal(self.hosts.add(new, ADMIN), SshAuthenticationFailed), "No.")
+        self.assertEqual(
+            self.refusal(self.hosts.admission.add(new, ADMIN), SshAuthenticationFailed), "No."
+        )
         (bastion,) = self.access.connections
         self.assertFalse(bastion.is_open)
 
@@ -368,7 +370,7 @@ class JumpTests(WaysTestCase):
             ),
         ):
             new = NewHost(name="h1", address="192.0.2.1", ssh=SshLogin(jumps=jumps))
-            self.assertIn(part, self.refusal(self.hosts.add(new, ADMIN), BadRequest))
+            self.assertIn(part, self.refusal(self.hosts.admission.add(new, ADMIN), BadRequest))
         self.assertEqual(self.access.logins, [])
 
 

@@ -157,7 +157,7 @@ class JoinsByPins(JoiningTestCase):
         agent = self.run_agent()
         await self.connected(agent)
         self.assertIsNone(self.engine.hosts.authenticated(host.id))
-        await self.engine.hosts.approve(host.id, SshLogin(), ADMIN)
+        await self.engine.hosts.admission.approve(host.id, SshLogin(), ADMIN)
         await self.until(host.id, HostStatus.UP)
         proved = self.engine.hosts.authenticated(host.id)
         assert proved is not None
@@ -171,7 +171,7 @@ class JoinsByPins(JoiningTestCase):
         host = await self.joined()
         agent = self.run_agent()
         await self.connected(agent)
-        await self.engine.hosts.remove(host.id, ADMIN)
+        await self.engine.hosts.maintenance.remove(host.id, ADMIN)
         self.assertEqual(list(FileTrustStore(self.state.authorized_engines).peers()), [])
         self.assertEqual(DialledEngines(self.state.dialled_engines).all()[0], {})
         self.assertEqual(SharedKeyFolder(self.state.secrets).keys(), [])
@@ -208,10 +208,10 @@ class Joins(JoiningTestCase):
 
     async def test_it_may_be_approved_for_later(self) -> None:
         host = await self.joined()
-        await self.engine.hosts.approve(host.id, SshLogin(), ADMIN, activate=False)
+        await self.engine.hosts.admission.approve(host.id, SshLogin(), ADMIN, activate=False)
         self.run_agent()
         await self.until(host.id, HostStatus.MAINTENANCE)
-        await self.engine.hosts.activate(host.id, ADMIN)
+        await self.engine.hosts.maintenance.activate(host.id, ADMIN)
         await self.until(host.id, HostStatus.UP)
 
     async def test_a_host_whose_address_another_one_has_gets_none(self) -> None:
@@ -287,7 +287,7 @@ class Refusals(JoiningTestCase):
         text = await self.refusal(self.join(code, host_name="h2", anew=True), AgentError)
         self.assertIn("has the key of Host h1", text)
         [host] = await self.engine.hosts.list()
-        await self.engine.hosts.remove(host.id, ADMIN, force=True)
+        await self.engine.hosts.maintenance.remove(host.id, ADMIN, force=True)
         await self.join(code, host_name="h2", anew=True)
 
     async def test_a_host_that_does_not_keep_the_way_is_forgotten_again(self) -> None:
@@ -322,8 +322,10 @@ class Refusals(JoiningTestCase):
             self.engine.hosts.upgrades.upgrade(host.id, SshLogin(), ADMIN), Conflict
         )
         self.assertIn("approve it first", text)
-        await self.engine.hosts.approve(host.id, SshLogin(), ADMIN, activate=False)
-        text = await self.refusal(self.engine.hosts.install(host.id, SshLogin(), ADMIN), Conflict)
+        await self.engine.hosts.admission.approve(host.id, SshLogin(), ADMIN, activate=False)
+        text = await self.refusal(
+            self.engine.hosts.admission.install(host.id, SshLogin(), ADMIN), Conflict
+        )
         self.assertIn("joined by a code", text)
 
     async def test_a_host_that_waits_for_approval_is_asked_nothing(self) -> None:
@@ -334,7 +336,7 @@ class Refusals(JoiningTestCase):
             self.engine.hosts.upkeep.refresh(host.id, ADMIN),
             self.engine.hosts.upkeep.prove_keys(host.id, ADMIN),
             self.engine.hosts.upgrades.check_for_update(host.id, ADMIN),
-            self.engine.hosts.activate(host.id, ADMIN),
+            self.engine.hosts.maintenance.activate(host.id, ADMIN),
         ):
             self.assertIn("approve it first", await self.refusal(work, Conflict))
         self.assertIsNone((await self.engine.hosts.get(host.id)).capabilities)

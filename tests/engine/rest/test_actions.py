@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from twisted.trial.unittest import TestCase
 
-from pkengine.engine.hosts.service import MOST_PENDING
+from pkengine.engine.hosts.admission import MOST_PENDING
 from pkengine.engine.rest.host_elements import HOST_ACTIONS
 from pkengine.engine.rest.registration import BURST, PAUSE_S
 from pkengine.errors import DeploymentError, HostUnreachable

@@ -161,7 +161,7 @@ class HostBatches:
             BadRequest: something in it is wrong; all that is wrong is told at once.
         """
         cluster = await self._clusters.default()
-        rows = checked_rows(wanted, lambda new: self._hosts.new_host(new, cluster.id))
+        rows = checked_rows(wanted, lambda new: self._hosts.admission.new_host(new, cluster.id))
         job = self._jobs.prepare(_reviewing(len(rows)), origin=origin)
         batch = HostBatch(
             id=uuid.uuid4(),
@@ -406,12 +406,12 @@ class HostBatches:
     ) -> tuple[uuid.UUID, Job]:
         login = _login(row, start.login)
         if row.host_id is not None:
-            job = await self._hosts.install(
+            job = await self._hosts.admission.install(
                 row.host_id, login, origin, way=row.wanted.way, activate=start.activate
             )
             return row.host_id, job
         new = replace(row.wanted, ssh=login, activate=start.activate)
-        host, job = await self._hosts.add(new, origin)
+        host, job = await self._hosts.admission.add(new, origin)
         return host.id, job
 
     # Last, for in here its name hides the type's.

@@ -35,11 +35,11 @@ from pkengine.engine.clock import utc_now
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.events import EventCode, Events
 from pkengine.engine.hosts import request
+from pkengine.engine.hosts.admission import MOST_PENDING
 from pkengine.engine.hosts.agent_report import AgentChannel
 from pkengine.engine.hosts.dial_in import DialIn
 from pkengine.engine.hosts.lifecycle import Trigger, advance
 from pkengine.engine.hosts.registry import HostRegistry
-from pkengine.engine.hosts.service import MOST_PENDING
 from pkengine.engine.hosts.trust import AgentKey, peer_name
 from pkengine.engine.joining.invitations import Invitations
 from pkengine.engine.model import (

@@ -53,7 +53,7 @@ class HostActions:
     async def install(self, call: Call, host_id: uuid.UUID) -> Answer:
         """Begin to install a host again; it is answered when the engine has logged in to it."""
         document = call.read(ACTION, is_optional=True)
-        job = await self._hosts.install(
+        job = await self._hosts.admission.install(
             host_id,
             read_login(document),
             call.origin,
@@ -66,14 +66,14 @@ class HostActions:
     async def activate(self, call: Call, host_id: uuid.UUID) -> Answer:
         """Watch a host again."""
         document = call.read(ACTION, is_optional=True)
-        job = await self._hosts.activate(host_id, call.origin)
+        job = await self._hosts.maintenance.activate(host_id, call.origin)
         return await self._done(call, document, job)
 
     async def deactivate(self, call: Call, host_id: uuid.UUID) -> Answer:
         """Put a host into maintenance."""
         document = call.read(ACTION, is_optional=True)
         reason = document.get("reason", "")
-        job = await self._hosts.deactivate(host_id, call.origin, reason)
+        job = await self._hosts.maintenance.deactivate(host_id, call.origin, reason)
         return await self._done(call, document, job)
 
     async def approve(self, call: Call, host_id: uuid.UUID) -> Answer:
@@ -81,7 +81,7 @@ class HostActions:
         document = call.read(ACTION, is_optional=True)
         # Clients say how to log in at either place.
         login = read_login({**(document.get("host") or {}), **document})
-        job = await self._hosts.approve(
+        job = await self._hosts.admission.approve(
             host_id,
             login,
             call.origin,

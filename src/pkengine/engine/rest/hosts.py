@@ -121,7 +121,7 @@ class HostResource:
             activate=call.boolean("activate", True),
             reboot=call.boolean("reboot", False),
         )
-        host, job = await self._hosts.add(new, call.origin)
+        host, job = await self._hosts.admission.add(new, call.origin)
         if call.expects == "201-created":
             await self._jobs.ended(job.id, LONGEST_WAIT_S)
             host = await self._hosts.get(host.id)
@@ -146,7 +146,7 @@ class HostResource:
 
     async def remove(self, call: Call, host_id: uuid.UUID) -> Answer:
         """Forget a host."""
-        await self._hosts.remove(
+        await self._hosts.maintenance.remove(
             host_id,
             call.origin,
             force=call.boolean("force", False),

@@ -87,7 +87,7 @@ class HostRegistration:
             return "text/plain", self._public_keys.ssh_key_line()
         if command == "register":
             self._limit.take(origin.address)
-            await self._hosts.register(_new_host(wanted), origin)
+            await self._hosts.admission.register(_new_host(wanted), origin)
             return "text/plain", b"OK\n"
         raise BadRequest(
             f"Unknown command {(command or '')[:40]!r}: expected 'get-version', 'get-pki-trust', "
