@@ -57,6 +57,9 @@ from tests.engine.store.inline import InlineReactor, InlineThreads
 HOST_KEY = SshPublicKey.parse(
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
 )
+OTHER_KEY = SshPublicKey.parse(
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAw"
+)
 OWN_PIN = Pin(b"\x01" * 32)
 AGENT_PIN = Pin(b"\x02" * 32)
 PASSWORD = "correct horse battery staple"
