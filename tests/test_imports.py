@@ -19,22 +19,27 @@ BELOW: dict[str, set[str]] = {
     "errors": set(),
     "extras": set(),
     "listening": {"errors"},
+    "platform": set(),
     "interfaces": {"errors"},
     "keys": {"errors", "interfaces"},
     "auth": {"errors", "interfaces", "keys"},
-    "channel": {"errors", "interfaces", "keys", "auth"},
+    "channel": {"errors", "interfaces", "keys", "auth", "platform"},
     "ssh": {"errors", "interfaces", "keys"},
     "on_host": {"ssh"},
-    "agent": {"errors", "extras", "listening", "interfaces", "keys", "auth", "channel", "on_host"},
-    "engine": {
-        *("errors", "extras", "listening", "interfaces", "keys", "auth", "channel", "ssh"),
+    "agent": {
+        *("errors", "extras", "listening", "platform", "interfaces", "keys", "auth", "channel"),
         "on_host",
+    },
+    "engine": {
+        *("errors", "extras", "listening", "platform", "interfaces", "keys", "auth", "channel"),
+        *("ssh", "on_host"),
     },
     "cli": {
         *(
             "errors",
             "extras",
             "listening",
+            "platform",
             "interfaces",
             "keys",
             "auth",

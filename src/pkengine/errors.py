@@ -220,11 +220,13 @@ class DeploymentError(PkengineError):
 
     Attributes:
         step: the name of the step.
+        reason: why it failed, without that name.
     """
 
     def __init__(self, step: str, message: str) -> None:
         super().__init__(f"Step '{step}': {message}")
         self.step = step
+        self.reason = message
 
 
 class EngineError(PkengineError):

@@ -38,6 +38,7 @@ from pkengine.agent.engine_listener import EngineListener, is_reached_by
 from pkengine.agent.engine_ways import EngineWays
 from pkengine.agent.listening import NOWHERE
 from pkengine.agent.notify import SystemdNotifier
+from pkengine.agent.own_upgrade import OwnUpgrade
 from pkengine.agent.state import StateFolder
 from pkengine.agent.trial_trust import TrialTrust
 from pkengine.agent.verbs import Host, answer_engines
@@ -92,7 +93,9 @@ class AgentService(MultiService):
         self._dialled = DialledEngines(self._state.dialled_engines)
         secrets = SharedKeyFolder(self._state.secrets)
         self._keys = AcceptedKeys(trust, self.pin, secrets, self._dialled)
-        self._host = Host(reactor, self._state, environment.get("PKAGENT_BUNDLE", ""))
+        bundle = environment.get("PKAGENT_BUNDLE", "")
+        self._host = Host(reactor, self._state, bundle)
+        self._upgrade = OwnUpgrade(reactor, self._state, bundle, listen)
         self._notifier = SystemdNotifier(reactor, environment)
         self._connected = ConnectedEngines(reactor, self._changed)
         verbs = Verbs()
@@ -123,7 +126,7 @@ class AgentService(MultiService):
             connect=dialling.connect,
             connected=self._connected,
         )
-        answer_engines(verbs, self._host, self._keys, self._changes)
+        answer_engines(verbs, self._host, self._keys, self._changes, self._upgrade)
         control = ControlService(reactor, self._state, self._control_verbs)
         # The last one to start says that all is ready, and is the first to stop.
         for service in (self._dialler, control, self._notifier):
@@ -147,11 +150,13 @@ class AgentService(MultiService):
                 "No engine is accepted yet; add its key with: pkagent keys add 'PIN name=NAME'"
             )
         MultiService.privilegedStartService(self)
+        self._upgrade.begin_watch()
         self._changed()
 
     def stopService(self) -> Deferred[Any]:
         """Close every connection in order."""
         self._changes.stop()
+        self._upgrade.stop()
         stopping: Deferred[Any] = MultiService.stopService(self)
         return stopping
 

@@ -14,6 +14,7 @@ import pkengine
 from pkengine.agent.accepted_keys import AcceptedKeys
 from pkengine.agent.capabilities import read_capabilities
 from pkengine.agent.hardware import read_hardware
+from pkengine.agent.own_upgrade import OwnUpgrade
 from pkengine.agent.state import StateFolder
 from pkengine.agent.statistics import Statistics
 from pkengine.agent.way_changes import WayChanges
@@ -31,15 +32,25 @@ from pkengine.channel.verbs import (
     KEYS_LIST,
     KEYS_REMOVE,
     PING,
+    UPGRADE_BEGIN,
+    UPGRADE_CHECK,
+    UPGRADE_CONFIRM,
+    UPGRADE_SEND,
+    UPGRADE_START,
+    UPGRADE_STATUS,
     AcceptedKey,
     AddKey,
     AgentVersion,
+    BeginUpgrade,
     Capabilities,
+    ConfirmUpgrade,
     HardwareInfo,
     HostStats,
     Nothing,
     PrepareWay,
     RemoveKey,
+    SendPiece,
+    StartUpgrade,
 )
 
 T = TypeVar("T")
@@ -93,7 +104,9 @@ class Host:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), read)
 
 
-def answer_engines(verbs: Verbs, host: Host, keys: AcceptedKeys, ways: WayChanges) -> None:
+def answer_engines(
+    verbs: Verbs, host: Host, keys: AcceptedKeys, ways: WayChanges, upgrade: OwnUpgrade
+) -> None:
     """Answer the verbs that an engine may call."""
 
     def add_key(request: AddKey, channel: Channel) -> AcceptedKey:
@@ -114,3 +127,9 @@ def answer_engines(verbs: Verbs, host: Host, keys: AcceptedKeys, ways: WayChange
     verbs.add(ENGINE_TRY, Nothing, lambda _, channel: ways.attempt(channel))
     verbs.add(ENGINE_COMMIT, Nothing, lambda _, channel: ways.commit(channel))
     verbs.add(ENGINE_CANCEL, Nothing, lambda _, channel: ways.cancel(channel))
+    verbs.add(UPGRADE_BEGIN, BeginUpgrade, upgrade.begin)
+    verbs.add(UPGRADE_SEND, SendPiece, upgrade.send)
+    verbs.add(UPGRADE_CHECK, Nothing, lambda _, channel: upgrade.check(channel))
+    verbs.add(UPGRADE_START, StartUpgrade, upgrade.start)
+    verbs.add(UPGRADE_CONFIRM, ConfirmUpgrade, upgrade.confirm)
+    verbs.add(UPGRADE_STATUS, Nothing, lambda _, __: upgrade.status())

@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from pkengine.platform import Platform
+
 #: A time with its zone; on the wire RFC 3339.
 Time = Annotated[datetime.datetime, msgspec.Meta(tz=True)]
 
@@ -195,6 +197,89 @@ class AgentVersion(msgspec.Struct, frozen=True, rename="camel"):
     pid: int
 
 
+#: How many octets of an archive one call of `UPGRADE_SEND` takes at most.
+MAX_PIECE = 256 * 1024
+
+
+class BeginUpgrade(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """The parameters of ``Upgrade.begin``: another version of the agent.
+
+    Attributes:
+        bundle: the hash of the version.
+        size: octets of the archive, a ``tar.gz``.
+        sha256: SHA-256 of the archive in hexadecimal.
+    """
+
+    bundle: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    size: Annotated[int, msgspec.Meta(gt=0, le=256 * 1024 * 1024)]
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class UpgradePlace(msgspec.Struct, frozen=True, rename="camel"):
+    """``Upgrade.begin``: where the version would run, and what is there of its archive.
+
+    Attributes:
+        prefix: the folder of the versions.
+        state: the agent's state folder.
+        service: ``systemd`` or ``twistd``.
+        port: where the agent listens while an engine has to reach it; None where it never does.
+        platform: what compiled code has to fit.
+        free: octets that are free for versions.
+        received: octets of the archive that came before; it goes on behind them.
+        is_installed: the version is there already, so that nothing has to be sent.
+    """
+
+    prefix: str
+    state: str
+    service: Literal["systemd", "twistd"]
+    port: int | None
+    platform: Platform
+    free: int
+    received: int
+    is_installed: bool
+
+
+class SendPiece(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """The parameters of ``Upgrade.send``: the octets of the archive from an offset on."""
+
+    offset: int
+    octets: bytes
+
+
+class StartUpgrade(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """The parameters of ``Upgrade.start``.
+
+    Attributes:
+        unit: the text of the systemd unit, or None under twistd.
+        port: where the version listens while an engine has to reach it.
+        timeout_s: how long it may take until the engine has confirmed the version.
+    """
+
+    unit: str | None
+    port: Annotated[int, msgspec.Meta(gt=0, lt=65536)]
+    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=600)]
+
+
+class ConfirmUpgrade(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """The parameters of ``Upgrade.confirm``: the version that the engine has met."""
+
+    bundle: str
+
+
+class UpgradeStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """``Upgrade.status``: the version that was tried last, or is on trial.
+
+    Attributes:
+        bundle: its hash; empty where there was none.
+        outcome: ``trying``, ``kept`` or ``given up``; empty where there was none.
+        reason: a sentence that says why it was given up.
+    """
+
+    bundle: str = ""
+    outcome: str = ""
+    reason: str = ""
+
+
 PING = "Host.ping2"
 GET_CAPABILITIES = "Host.getCapabilities"
 GET_STATS = "Host.getStats"
@@ -207,3 +292,9 @@ ENGINE_PREPARE = "Engine.prepare"
 ENGINE_TRY = "Engine.try"
 ENGINE_COMMIT = "Engine.commit"
 ENGINE_CANCEL = "Engine.cancel"
+UPGRADE_BEGIN = "Upgrade.begin"
+UPGRADE_SEND = "Upgrade.send"
+UPGRADE_CHECK = "Upgrade.check"
+UPGRADE_START = "Upgrade.start"
+UPGRADE_CONFIRM = "Upgrade.confirm"
+UPGRADE_STATUS = "Upgrade.status"

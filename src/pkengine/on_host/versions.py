@@ -75,25 +75,30 @@ def check(*, prefix: str, bundle: str) -> dict[str, Any]:
 def install(*, prefix: str, bundle: str, command: str | None) -> dict[str, Any]:
     """Put a version in use, and keep the one before it for the way back."""
     with locked(prefix):
-        current, previous = _version_in(prefix, "current"), _version_in(prefix, "previous")
-        if current != bundle:
-            if current is not None:
-                point(prefix, "previous", current)
-                previous = current
-            point(prefix, "current", bundle)
-        versions = os.path.join(prefix, "versions")
-        for name in os.listdir(versions):
-            if name not in (bundle, previous):
-                shutil.rmtree(os.path.join(versions, name), ignore_errors=True)
-        if command is not None and not os.path.lexists(command):
-            with contextlib.suppress(FileNotFoundError):  # no folder for local commands
-                os.symlink(command_of(prefix, "pkagent"), command)
-    return {"changed": current != bundle}
+        return {"changed": put_in_use(prefix, bundle, command)}
 
 
-def command_of(prefix: str, name: str) -> str:
-    """Give the path of a command of the version in use."""
-    return os.path.join(prefix, "current", "bin", name)
+def put_in_use(prefix: str, bundle: str, command: str | None) -> bool:
+    """Do that while the lock is held; say whether another version was in use."""
+    current, previous = _version_in(prefix, "current"), _version_in(prefix, "previous")
+    if current != bundle:
+        if current is not None:
+            point(prefix, "previous", current)
+            previous = current
+        point(prefix, "current", bundle)
+    versions = os.path.join(prefix, "versions")
+    for name in os.listdir(versions):
+        if name not in (bundle, previous):
+            shutil.rmtree(os.path.join(versions, name), ignore_errors=True)
+    if command is not None and not os.path.lexists(command):
+        with contextlib.suppress(FileNotFoundError):  # no folder for local commands
+            os.symlink(command_of(prefix, "pkagent"), command)
+    return current != bundle
+
+
+def command_of(prefix: str, name: str, version: str = "current") -> str:
+    """Give the path of a command of the version in use, or of another one."""
+    return os.path.join(prefix, version, "bin", name)
 
 
 def _version_in(prefix: str, name: str) -> str | None:

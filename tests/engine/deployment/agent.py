@@ -16,8 +16,8 @@ from pathlib import Path
 
 from pkengine.engine.deployment.bundle import AgentBundle
 from pkengine.engine.deployment.deployment import Expect, Initialized
-from pkengine.engine.deployment.platform import Platform
 from pkengine.keys import Pin
+from pkengine.platform import Platform
 
 #: What the small agent's key is said to be.
 PIN = Pin(hashlib.sha256(b"the small agent").digest())

@@ -32,7 +32,6 @@ from pkengine.engine.deployment.deployment import (
     undeploy,
 )
 from pkengine.engine.deployment.layout import OWN_FOLDER, Layout
-from pkengine.engine.deployment.platform import Platform
 from pkengine.engine.model import StepStatus
 from pkengine.errors import (
     AuthenticationError,
@@ -42,6 +41,7 @@ from pkengine.errors import (
 )
 from pkengine.keys import KeyPair, Pin
 from pkengine.on_host.processes import Agent, agents
+from pkengine.platform import Platform
 from tests.engine.deployment.agent import PIN, pack, proving, small_bundle
 from tests.engine.deployment.ssh_host import (
     LocalConnection,

@@ -328,6 +328,21 @@ class Refusals(JoiningTestCase):
         )
         self.assertIn("joined by a code", text)
 
+    async def test_an_agent_that_cannot_replace_itself_says_so(self) -> None:
+        host = await self.joined()
+        await self.connected(self.run_agent())
+        await self.engine.hosts.approve(host.id, SshLogin(), ADMIN)
+        ended: Deferred[None] = Deferred()
+        self.addCleanup(
+            self.engine.jobs.subscribe(
+                lambda job: ended.callback(None) if job.ended and not ended.called else None
+            )
+        )
+        await self.engine.hosts.upgrades.upgrade(host.id, SshLogin(), ADMIN)
+        await ended
+        [sentence] = await self.sentences(EventCode.HOST_UPGRADE_FAILED)
+        self.assertIn("upgrade its package on the host", sentence)
+
     async def test_a_host_that_waits_for_approval_is_asked_nothing(self) -> None:
         host = await self.joined()
         agent = self.run_agent()

@@ -25,9 +25,9 @@ from pathlib import Path
 import msgspec
 
 from pkengine.engine.deployment.bundle_contents import BundleContents, collect_contents
-from pkengine.engine.deployment.platform import Platform
 from pkengine.errors import BundleError, KeyFileError
 from pkengine.keys.files import write_atomically
+from pkengine.platform import Platform
 
 MANIFEST = "bundle.json"
 _FORMAT = 1

@@ -16,8 +16,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import pkengine
-from pkengine.engine.deployment.platform import Platform, needed_glibc, version_key
 from pkengine.errors import BundleError
+from pkengine.platform import Platform, needed_glibc, version_key
 
 _PROJECT = "pkengine"
 _EXTRA = "agent"

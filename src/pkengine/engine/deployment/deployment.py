@@ -326,15 +326,23 @@ def interpreter_for(plan: DeploymentPlan, facts: HostFacts, place: Place) -> Int
     python = choose_interpreter(facts, bundle.platform, for_system=place.is_for_system)
     if isinstance(python, str):
         raise SshError(python)
-    needed = bundle.installed_size + _ROOM_FOR_BLOCKS
-    if bundle.hash not in place.installed.versions and place.installed.free < needed:
-        raise SshError(
-            f"there is no room for the agent at {layout.prefix}: it takes {needed >> 20} MiB, and "
-            f"{place.installed.free >> 20} MiB are free. Free some on the host."
-        )
+    missing = room_is_missing(bundle, layout.prefix, place.installed.free)
+    if bundle.hash not in place.installed.versions and missing:
+        raise SshError(missing)
     if len(layout.state.encode()) > _LONGEST_STATE:
         raise SshError(
             f"the path {layout.state} is too long for the agent's control socket: expected "
             f"{_LONGEST_STATE} octets at most. Log in as a user with a shorter home."
         )
     return python
+
+
+def room_is_missing(bundle: AgentBundle, prefix: str, free: int) -> str:
+    """Say in a sentence that a version does not fit into the octets that are free, or nothing."""
+    needed = bundle.installed_size + _ROOM_FOR_BLOCKS
+    if free >= needed:
+        return ""
+    return (
+        f"there is no room for the agent at {prefix}: it takes {needed >> 20} MiB, and "
+        f"{free >> 20} MiB are free. Free some on the host."
+    )

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from pkengine.engine.deployment.layout import OWN_FOLDER, Layout
-from pkengine.engine.deployment.platform import Platform, abi_of_suffix, glibc_of
 from pkengine.engine.deployment.program import probe_script
+from pkengine.platform import Platform, abi_of_suffix, glibc_of
 
 OLDEST_PYTHON = (3, 10)
 #: What a stripped-down Python lacks, such as Debian's python3-minimal.

@@ -22,7 +22,9 @@ _MODULES = (
             "versions",
             "authorized_keys",
             "processes",
+            "services",
             "agent_service",
+            "perform",
             "main",
         )
     ),

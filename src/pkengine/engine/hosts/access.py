@@ -147,6 +147,20 @@ class HostAccess(Protocol):
             DeploymentError: a step failed.
         """
 
+    async def upgrade_itself(
+        self, host: Host, *, report: Report, verify: Callable[[AgentChannel], Awaitable[None]]
+    ) -> None:
+        """Let the agent of a host replace itself by that version, or run on as it was.
+
+        Args:
+            host: as it is stored.
+            report: is called with each change of a step.
+            verify: examines the new agent, on a channel to it.
+
+        Raises:
+            DeploymentError: a step failed.
+        """
+
     async def restart_agent(self, connection: Any, host: Host) -> None:
         """Start the version that is in use anew.
 

@@ -29,6 +29,7 @@ from pkengine.engine.deployment.deployment import (
     undeploy,
 )
 from pkengine.engine.deployment.engine_key import replace_key
+from pkengine.engine.deployment.own_upgrade import OwnUpgradePlan, upgrade_itself
 from pkengine.engine.deployment.upgrade import reboot, restart, upgrade
 from pkengine.engine.hosts.access import LoggedIn, Report, Verify, VerifyVersion
 from pkengine.engine.hosts.agent_report import AgentChannel
@@ -199,6 +200,19 @@ class NetworkAccess:
     ) -> None:
         """See `HostAccess`."""
         await upgrade(connection, await self._plan(host), report=report, verify=verify)
+
+    async def upgrade_itself(
+        self, host: Host, *, report: Report, verify: Callable[[AgentChannel], Awaitable[None]]
+    ) -> None:
+        """See `HostAccess`."""
+        bundle = await deferToThread(build_bundle, self._bundles)
+        await upgrade_itself(
+            lambda: self.connect(host),
+            OwnUpgradePlan(bundle=bundle, agent_port=host.port),
+            clock=self._reactor,
+            report=report,
+            verify=verify,  # type: ignore[arg-type]
+        )
 
     async def restart_agent(self, connection: Any, host: Host) -> None:
         """See `HostAccess`."""

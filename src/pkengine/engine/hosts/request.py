@@ -288,6 +288,11 @@ def _checked_jumps(jumps: tuple[JumpHost, ...]) -> tuple[JumpHost, ...]:
     return tuple(replace(jump, address=address(jump.address)) for jump in jumps)
 
 
+def knows_ssh(host: Host) -> bool:
+    """Tell whether a host may be logged in to: it was not one that joined by a code."""
+    return not host.keys or host.ssh.public_key is not None or host.ssh.fingerprint is not None
+
+
 def require_ssh(host: Host) -> None:
     """Refuse to log in to a host that joined by a code, unless its SSH key is known or given.
 
@@ -296,7 +301,7 @@ def require_ssh(host: Host) -> None:
     Raises:
         Conflict: nothing is known of its SSH server.
     """
-    if host.keys and host.ssh.public_key is None and host.ssh.fingerprint is None:
+    if not knows_ssh(host):
         raise Conflict(
             f"Host {host.name} joined by a code, and nothing is known of its SSH server: do it on "
             "the host itself, or install the host with the fingerprint of its SSH key."

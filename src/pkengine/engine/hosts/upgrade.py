@@ -11,8 +11,9 @@ from twisted.logger import Logger
 
 from pkengine.channel.verbs import GET_VERSION, AgentVersion, Nothing
 from pkengine.engine.events import EventCode
+from pkengine.engine.hosts import request
 from pkengine.engine.hosts.access import LoggedIn
-from pkengine.engine.hosts.agent_report import CALL_TIMEOUT_S, AgentReport
+from pkengine.engine.hosts.agent_report import CALL_TIMEOUT_S, AgentChannel, AgentReport, examine
 from pkengine.engine.hosts.known_logins import KnownLogins
 from pkengine.engine.hosts.operation_context import OperationContext
 from pkengine.engine.hosts.upkeep import (
@@ -109,7 +110,10 @@ class Upgrades:
         await job.finish()
 
     async def upgrade(self, host_id: uuid.UUID, login: SshLogin, origin: Origin) -> Job:
-        """Log in to a host, and begin to bring its agent to the engine's version.
+        """Begin to bring a host's agent to the engine's version.
+
+        That is done by SSH, and where nothing is known of the host's SSH server, because it
+        joined by a code, the agent replaces itself.
 
         The agent keeps its key, and the host its status.  Where the new version does not
         come back in time and prove that key, the one before is put back in use.
@@ -125,7 +129,9 @@ class Upgrades:
         async with self._tell.refusal(refused, "upgrade", host, origin):
             with self._turns.taking("upgrade", host.name, host_id):
                 require_trust(host, "upgrade")
-                connection = await self._logins.log_in(host, login, "upgrade", origin)
+                connection = None
+                if request.knows_ssh(host):
+                    connection = await self._logins.log_in(host, login, "upgrade", origin)
                 job = self._jobs.prepare(
                     f"Upgrading Host {host.name}", host_id=host_id, origin=origin
                 )
@@ -140,18 +146,23 @@ class Upgrades:
                         host_id, lambda host: host, lambda _: [started], also=job.begin
                     )
                 except BaseException:
-                    await connection.close()
+                    if connection is not None:
+                        await connection.close()
                     raise
         self._tasks.spawn(job.job.description, self._upgrade(host, connection, job, origin))
         return job.job
 
     async def _upgrade(
-        self, host: Host, connection: LoggedIn, job: RunningJob, origin: Origin
+        self, host: Host, connection: LoggedIn | None, job: RunningJob, origin: Origin
     ) -> None:
         def show(step: StepReport) -> None:
             job.step(step.name, step.description, step.status, step.progress)
 
         reports: list[AgentReport] = []
+
+        async def examine_new(channel: AgentChannel) -> None:
+            with as_conflict(host):
+                reports.append(await examine(channel))
 
         async def verify(bundle: str) -> None:
             report = await report_of(self._access, host)
@@ -166,9 +177,13 @@ class Upgrades:
         try:
             try:
                 with self._turns.taking("upgrade", host.name, host.id):
-                    await self._access.upgrade(connection, host, report=show, verify=verify)
+                    if connection is None:
+                        await self._access.upgrade_itself(host, report=show, verify=examine_new)
+                    else:
+                        await self._access.upgrade(connection, host, report=show, verify=verify)
             finally:
-                await connection.close()
+                if connection is not None:
+                    await connection.close()
             reason, status = "", StepStatus.FINISHED
         except CancelledError:
             reason, status = "It was interrupted because the engine stopped.", StepStatus.ABORTED

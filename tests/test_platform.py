@@ -7,7 +7,6 @@ import sys
 from twisted.trial import unittest
 
 from pkengine.engine.deployment.layout import SYSTEM_LAYOUT
-from pkengine.engine.deployment.platform import Platform, needed_glibc
 from pkengine.engine.deployment.probe import (
     HostFacts,
     Installed,
@@ -16,6 +15,7 @@ from pkengine.engine.deployment.probe import (
     parse_facts,
     probe_command,
 )
+from pkengine.platform import Platform, needed_glibc
 
 NEEDED = Platform("cpython-311-x86_64-linux-gnu", "2.34")
 
