@@ -15,6 +15,7 @@ from twisted.internet.ssl import CertificateOptions
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
+from pkengine.engine.paced_connections import PacedConnections
 from pkengine.engine.proxy_protocol import ProxiedConnections
 from pkengine.engine.state import local_names
 from pkengine.engine.trusted_proxies import TrustedProxies
@@ -61,6 +62,7 @@ def listen_https(
             acceptableProtocols=[b"http/1.1"],
         )
         factory = TLSMemoryBIOFactory(options, False, factory, reactor)
+    factory = PacedConnections(factory, reactor)
     if is_proxied:
         if not trusted_proxies:
             raise InvalidTrustedProxies(

@@ -71,6 +71,19 @@ class BoundedBodyTests(TestCase):
             self.assertNotIn(b"100 Continue", self.sent())
             self.assertTrue(self.transport.disconnecting)
 
+    def test_who_is_given_what_it_asks_for_waits_behind_no_crowd_from_then_on(self) -> None:
+        for path, code, is_hastened in (
+            ("/ovirt-engine/api", b"401", False),
+            ("/pkengine", b"404", False),
+            ("/ovirt-engine/api/openapi.json", b"200", True),
+        ):
+            self.connect()
+            hastened: list[bool] = []
+            self.transport.hasten = lambda hastened=hastened: hastened.append(True)
+            self.send(f"GET {path} HTTP/1.1")
+            self.assertEqual(self.sent().split()[1], code)
+            self.assertEqual(bool(hastened), is_hastened, path)
+
     def test_body_of_no_declared_length_is_not_kept_beyond_the_limit(self) -> None:
         self.send("POST /ovirt-engine/sso/oauth/token HTTP/1.1", "Transfer-Encoding: chunked")
         chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"

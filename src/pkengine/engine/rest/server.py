@@ -10,6 +10,7 @@ from twisted.logger import Logger
 from twisted.web import http, server
 from twisted.web.resource import IResource
 
+from pkengine.engine.paced_connections import hasten
 from pkengine.engine.rest.application import form_for_faults
 from pkengine.engine.rest.elements import FAULT
 from pkengine.engine.rest.faults import BodyTooLarge, fault_of
@@ -62,6 +63,15 @@ class BoundedRequest(server.Request):
         """See `twisted.web.iweb.IRequest`; called after the body was read."""
         if not self._is_answered:
             super().requestReceived(command, path, version)  # type: ignore[no-untyped-call]
+
+    def finish(self) -> None:
+        """See `twisted.web.iweb.IRequest`.
+
+        Whoever was given what it asked for is no longer one of a crowd that comes back.
+        """
+        if self.code < http.BAD_REQUEST and self.channel is not None:
+            hasten(self.channel.transport)
+        super().finish()  # type: ignore[no-untyped-call]
 
     def _answer_at_once(self, error: BodyTooLarge) -> None:
         self._is_answered = True
