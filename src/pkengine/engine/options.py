@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import sys
 from pathlib import Path
@@ -168,7 +169,9 @@ def makeService(options: Options) -> IService:
             jobs_days=options["keep-jobs"],
         ),
     )
-    engine.started.addErrback(lambda _: _fail(reactor))
+    # What is there by now stays: that the collector of cycles went through it again and again
+    # would stop everything for a third of a second each time.
+    engine.started.addCallbacks(lambda _: gc.freeze(), lambda _: _fail(reactor))
     return engine
 
 
