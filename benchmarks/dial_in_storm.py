@@ -17,6 +17,7 @@ import asyncio
 import datetime
 import json
 import os
+import random
 import resource
 import socket
 import ssl
@@ -34,6 +35,8 @@ GOAL_REST_MS = 250.0
 GOAL_IDLE_PERCENT = 12.0
 #: Hosts in maintenance, for the cost of one dial-in.
 SINGLE = 100
+#: The agents start one after the other, within so many seconds.
+START_S = 5.0
 CORES = len(os.sched_getaffinity(0))
 TWISTD = "from twisted.scripts.twistd import run; run()"
 
@@ -259,6 +262,8 @@ async def be_agents(folder: Path, port: int) -> None:
         answers.add(verb, verbs.Nothing, lambda _, __, answer=answer: answer)
     failures: list[str] = []
     connected = [0]
+    #: Attempts that began before find an engine that is gone, or just starting.
+    counted_since = [0.0]
 
     class Told:
         """Stands for the folder of the engines that an agent dials."""
@@ -286,10 +291,12 @@ async def be_agents(folder: Path, port: int) -> None:
         dialling = EngineDialling(reactor, IdentityParts(pair, trust, keys), answers, {})
 
         async def connect(name: str, engine: DialledEngine) -> Any:
+            begun = time.monotonic()
             try:
                 channel = await dialling.connect(name, engine)
             except Exception as error:
-                failures.append(f"{type(error).__name__}: {error}")
+                if begun >= counted_since[0]:
+                    failures.append(f"{type(error).__name__}: {error}")
                 raise
             connected[0] += 1
             channel.closed.addCallback(lost)
@@ -315,10 +322,11 @@ async def be_agents(folder: Path, port: int) -> None:
                 channel.close()
                 await channel.closed
         elif command == "start":
-            for dialler in diallers:
-                dialler.startService()
+            for dialler in diallers:  # as machines do that are switched on together
+                reactor.callLater(random.uniform(0, START_S), dialler.startService)
         elif command == "forget":
             failures.clear()
+            counted_since[0] = time.monotonic()
         return {"connected": connected[0], "failures": len(failures), "last": failures[-3:]}
 
     class Commands(LineOnlyReceiver):
