@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from twisted.internet.defer import Deferred
 
-from pkengine.engine.hosts.batches import BatchStart
+from pkengine.engine.hosts.batch_request import BatchStart
 from pkengine.engine.model import (
     BatchStage,
     Host,

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from pkengine.engine.clusters import Clusters
-from pkengine.engine.hosts.batches import BatchStart, HostBatches
+from pkengine.engine.hosts.batch_request import BatchStart
+from pkengine.engine.hosts.batches import HostBatches
 from pkengine.engine.model import BatchRow, BatchStage, NewHost, RowJudgement, RowOutcome
 from pkengine.engine.rest.call import Answer, Call, Route
 from pkengine.engine.rest.elements import (
