@@ -242,6 +242,8 @@ class InitializationTests(TestCase):
         ):
             with self.assertRaises(AgentError):
                 read_dial(json.dumps(bad).encode())
+        with self.assertRaises(AgentError):
+            read_dial(json.dumps(good).encode().replace(b"wss://e", b"wss://\xe9"))
 
     def test_a_malformed_share_changes_nothing(self) -> None:
         dial, _ = self.dial()

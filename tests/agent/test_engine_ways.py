@@ -122,6 +122,19 @@ class Changes(SynchronousTestCase):
                         disk.ways.make_only(settled)
                         self.assertTrue(disk.has_just(settled), f"{old} {new} {done}")
 
+    def test_a_file_that_is_not_utf_8_is_named_and_keeps_no_other_engine_from_being_read(
+        self,
+    ) -> None:
+        directory = Path(self.mktemp())
+        dialled = DialledEngines(directory)
+        for name in ("engine-1", "engine-2"):
+            dialled.put(name, DialledEngine("wss://engine", "pin", "authority"))
+        path = directory / "engine-1.json"
+        path.write_bytes(path.read_bytes().replace(b"engine", b"\xe9ngine"))
+        engines, [error] = dialled.all()
+        self.assertEqual(list(engines), ["engine-2"])
+        self.assertIn(f"{path} does not describe an engine", str(error))
+
     def test_a_way_that_is_there_already_stays_as_it_is(self) -> None:
         for old in every_way():
             disk = self.disk(old)

@@ -122,6 +122,8 @@ class Typing(SynchronousTestCase):
             f"{MOST_NUMBER + 1}-guitar-volcano",
             "0-guitar-volcano",
             "9" * 5000 + "-guitar-volcano",
+            "000000007999999-guitar-volcano",
+            "0" * 5000 + "7-guitar-volcano",
             "https://engine.example",
         ):
             self.assertRaises(InvalidJoinCode, JoinCode.parse, typed)

@@ -58,6 +58,9 @@ class WhoIsBelieved(SynchronousTestCase):
             "[2001:db8::9]x",
             "198.51.100.1\x00",
             "\N{SUPERSCRIPT ONE}.1.1.1",
+            "198.51.100.1:" + "1" * 5000,
+            "2001:db8::9%eth0",
+            "[2001:db8::9%somebody else]:4711",
         ):
             self.assertEqual(seen(PROXY, entry), "192.0.2.7", entry)
         self.assertEqual(seen(PROXY, "198.51.100.1, x, 192.0.2.8"), "192.0.2.8")

@@ -12,6 +12,10 @@ FINDINGS = {
         b'{"jsonrpc":"f\xff\xff2.0","id":1,"result":true}',
         b'{"jsonrpc":"2.0","id":1,"method":"a","params":{"b":"\xff"}}',
     ],
+    "dial": [b'{"name":"engine","engine":{"url":"wss://\xe9"}}'],
+    "join_code": [b"000000007999999-guitar-volcano"],
+    "proxy_header": [b"PROXY TCP6 fe80::1%eth0 2001:db8::1 4711 443\r\n"],
+    "forwarded_for": [b"2001:db8::9%eth0", b"198.51.100.1:" + b"1" * 5000],
 }
 
 

@@ -138,7 +138,7 @@ def _read(path: Path) -> DialledEngine:
     try:
         engine = msgspec.json.decode(read_private(path), type=DialledEngine)
         engine.check()
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise KeyFileError(f"{path} does not describe an engine: {error}.") from error
     except KeyFileError:
         raise

@@ -58,7 +58,7 @@ def read_dial(encoded: bytes) -> Dial:
     try:
         dial = msgspec.json.decode(encoded, type=Dial)
         dial.check()
-    except (msgspec.DecodeError, PkengineError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, PkengineError) as error:
         raise AgentError(f"What shall be dialled is malformed: {error}") from None
     return dial
 

@@ -32,6 +32,9 @@ INVITING_ENGINE = "inviting-engine"
 #: The numbers of invitations are 1 to this.
 MOST_NUMBER = 999
 
+#: With zeros in front, as somebody may type it.
+_MOST_DIGITS = 9
+
 _KEY_ID_PREFIX = b"pkengine-join"
 _PART = re.compile(r"[0-9]+|[a-z]+")
 _SEPARATORS = re.compile(r"[\s\-_.,]*")
@@ -76,14 +79,15 @@ class JoinCode:
             raise InvalidJoinCode(
                 "This is no code: expected a number and two words, such as '7-guitar-melon'."
             )
-        number, *words = parts
-        if not number.isdigit() or not 1 <= int(number[:9]) <= MOST_NUMBER:
+        begin, *words = parts
+        number = int(begin) if begin.isdigit() and len(begin) <= _MOST_DIGITS else 0
+        if not 1 <= number <= MOST_NUMBER:
             raise InvalidJoinCode(
                 f"A code begins with a number from 1 to {MOST_NUMBER}, and this one with "
-                f"{number[:20]!r}."
+                f"{begin[:20]!r}."
             )
         first, second = map(_known, words)
-        return cls(int(number), (first, second))
+        return cls(number, (first, second))
 
     def reveal(self) -> str:
         """Give the code as it is read out, at the one place that shows it."""

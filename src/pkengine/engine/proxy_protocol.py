@@ -101,7 +101,7 @@ def _read_v1(data: bytes) -> Header | None:
         return Header(length)
     families = {"TCP4": (ipaddress.IPv4Address, IPv4Address)}
     families |= {"TCP6": (ipaddress.IPv6Address, IPv6Address)}  # type: ignore[dict-item]
-    if len(words) != 6 or words[1] not in families:
+    if len(words) != 6 or words[1] not in families or b"%" in line:  # zones mean nothing here
         raise MalformedHeader("the line has not the words that it should have")
     parse, address = families[words[1]]
     try:

@@ -10,6 +10,7 @@ address so far is a trusted proxy's; what stands further to the left, anybody ma
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from pkengine.errors import InvalidTrustedProxies
 
 #: Stands for whoever can open a UNIX socket that the engine listens on.
 UNIX = "unix"
+
+_PORT = re.compile(r"[0-9]{1,5}")
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -121,7 +124,8 @@ def _forwarded(entry: str) -> tuple[str, int] | None:
         port = behind[1:] if behind else "0"
     elif entry.count(":") == 1:
         host, _, port = entry.partition(":")
-    address = _ip_address(host)
-    if address is None or not (port.isascii() and port.isdigit() and int(port) <= 65535):
+    # What is behind a percent sign means something on the machine that wrote it, if anywhere.
+    address = None if "%" in host else _ip_address(host)
+    if address is None or not (_PORT.fullmatch(port) and int(port) <= 65535):
         return None
     return str(address), int(port)

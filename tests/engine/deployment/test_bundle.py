@@ -116,6 +116,14 @@ class BuildingTests(unittest.TestCase):
             stream.truncate(1000)
         self.assertEqual(bundle.size, build_bundle(directory).path.stat().st_size)
 
+    def test_a_note_of_it_that_is_damaged_is_made_anew(self) -> None:
+        directory = Path(self.mktemp())
+        bundle = build_bundle(directory)
+        [note] = directory.glob("*.json")
+        for damaged in (b"", b"{}", note.read_bytes().replace(b'":"', b'":"\xff', 1)):
+            note.write_bytes(damaged)
+            self.assertEqual(bundle.hash, build_bundle(directory).hash)
+
     def test_a_changed_agent_is_another_bundle_and_replaces_the_old_one(self) -> None:
         directory = Path(self.mktemp())
         before = build_bundle(directory)

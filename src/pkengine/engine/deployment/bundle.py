@@ -136,7 +136,7 @@ def _read_record(path: Path) -> _Record | None:
     try:
         record = msgspec.json.decode(path.read_bytes(), type=_Record)
         size = (path.parent / record.archive).stat().st_size
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
     return record if size == record.size else None
 
