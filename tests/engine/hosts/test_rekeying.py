@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ from twisted.internet.defer import Deferred
 
 from pkengine.agent.initialization import initialize
 from pkengine.agent.state import StateFolder
-from pkengine.auth.peer import TrustedPeer
+from pkengine.auth.key_agreement import KeyAgreement
+from pkengine.auth.peer import Role, TrustedPeer
 from pkengine.channel.verbs import GET_STATS, Nothing
 from pkengine.engine.events import EventCode
 from pkengine.engine.hosts import way_trial
@@ -28,12 +31,13 @@ from pkengine.engine.model import (
     WayChoice,
 )
 from pkengine.errors import BadRequest, ChannelClosed, Conflict
-from pkengine.keys import Pin
+from pkengine.keys import KeyPair, Pin
 from tests.agent.processes import AgentProcess, start_agent
 from tests.engine.hosts.fakes import ADMIN
 from tests.engine.hosts.keys import pinned
 from tests.engine.hosts.test_dial_in import DialInCase
 from tests.engine.hosts.test_network import ENGINE_KEY
+from tests.integration.proxies import HostileProxy
 
 SETTLED = "which ends the change that was under way"
 ENGINE_DIALS, AGENT_DIALS = HostConnection.ENGINE_DIALS, HostConnection.AGENT_DIALS
@@ -151,6 +155,47 @@ class RekeyingTests(DialInCase):
         # And the agent can be asked again.
         await self.change(host, AGENT_DIALS, "sign")
         self.assertEqual(len(self.happened(EventCode.WAY_NOT_CHANGED)), 2)
+
+    async def through_a_proxy(self) -> tuple[Host, HostileProxy]:
+        """Have a host that dials by signatures through a proxy that ends TLS."""
+        proxy, pair = HostileProxy(self.https_port, is_backend_tls=True), KeyPair.generate("proxy")
+        url = f"wss://127.0.0.1:{await proxy.start(self, pair)}/pkengine/agent"
+        self.patch(self.access, "_dial_in", DialIn(url, str(pair.pin)))
+        host, job = await self.change(await self.up(), AGENT_DIALS, "sign")
+        self.assertIs(job.status, StepStatus.FINISHED)
+        return host, proxy
+
+    async def test_a_proxy_that_reads_a_change_does_not_learn_the_new_key(self) -> None:
+        host, proxy = await self.through_a_proxy()
+        host, job = await self.change(host, None, "hmac")
+        self.assertIs(job.status, StepStatus.FINISHED)
+        self.assert_settled(host, AGENT_DIALS, "hmac")
+        # What the engine sends is not masked (RFC 6455 §5.1).
+        self.assertRegex(proxy.seen, rb'"Engine.prepare".*"share":"[\w-]{43}"')
+        [key] = self.secrets.keys()
+        secret = key.secret.reveal()
+        for text in (secret, base64.b64encode(secret), base64.urlsafe_b64encode(secret)):
+            self.assertNotIn(text.rstrip(b"="), proxy.seen)
+
+    async def test_a_proxy_that_swaps_shares_ends_the_connection_and_nothing_changes(self) -> None:
+        host, proxy = await self.through_a_proxy()
+        own = KeyAgreement("hmac", local="engine", peer=str(host.id), role=Role.ACCEPTOR).share
+        swapped: list[bytes] = []
+
+        def swap(_: str, data: bytes) -> bytes:
+            changed = re.sub(rb'"share":"[\w-]{43}"', b'"share":"%s"' % own.encode(), data)
+            if changed != data:
+                swapped.append(data)
+            return changed
+
+        proxy.change = swap
+        host, job = await self.change(host, None, "hmac")
+        self.assertIs(job.status, StepStatus.FAILED)
+        self.assertEqual(len(swapped), 1)
+        proxy.change = lambda _, data: data
+        await self.answers(host)
+        self.assert_settled(await self.registry.get(host.id), AGENT_DIALS, "sign")
+        self.assertEqual(self.secrets.keys(), [])
 
     async def test_a_host_that_the_engine_cannot_dial_stays_as_it_is(self) -> None:
         host, _ = await self.change(await self.up(), AGENT_DIALS, "sign")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import socket
 import uuid
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
@@ -18,10 +21,15 @@ from pkengine.agent.joining import Joining
 from pkengine.agent.listening import NOWHERE
 from pkengine.agent.service import AgentService
 from pkengine.agent.state import StateFolder as AgentState
-from pkengine.auth.join_code import JoinCode
-from pkengine.auth.shared_key import SharedKeyFolder
-from pkengine.auth.trust import FileTrustStore
-from pkengine.channel.join_verbs import Joined
+from pkengine.auth.join_code import JOINING_HOST, JoinCode
+from pkengine.auth.pake import Spake2PlusAuthenticator
+from pkengine.auth.peer import TrustedPeer
+from pkengine.auth.shared_key import MemorySharedKeys, SharedKeyFolder
+from pkengine.auth.trust import FileTrustStore, MemoryTrustStore
+from pkengine.channel import Verbs, listen_channel
+from pkengine.channel.engine_url import JOIN_PATH
+from pkengine.channel.join_verbs import HOST_JOIN, Joined
+from pkengine.channel.websocket_server import WebSocketResource
 from pkengine.engine.events import EventCode
 from pkengine.engine.hosts.watch import Patience
 from pkengine.engine.model import (
@@ -39,8 +47,9 @@ from pkengine.engine.service import Engine
 from pkengine.engine.state import StateFolder
 from pkengine.errors import AgentError, AuthenticationError, ChannelError, Conflict, KeyFileError
 from pkengine.keys import KeyPair, Pin
-from tests.channel.https import serve_https
+from tests.channel.https import Authority, serve_https
 from tests.engine.joining.codes import wrong
+from tests.integration.proxies import HostileProxy
 
 ADMIN = Origin(user="admin@internal", address="192.0.2.9")
 IMPATIENT = Patience(
@@ -367,6 +376,60 @@ class Refusals(JoiningTestCase):
         found = [await outcome for outcome in outcomes]
         self.assertEqual(len([each for each in found if isinstance(each, Joined)]), 1, found)
         self.assertEqual(len(await self.engine.hosts.list()), 1)
+
+
+class SomebodyElseAnswers(JoiningTestCase):
+    """Whoever can show some certificate, which joining hosts do not look at."""
+
+    async def test_a_rogue_engine_that_does_not_know_the_words_is_not_joined(self) -> None:
+        _, code = await self.invite()
+        _, check = await deferToThread(wrong(code).register)
+        host = TrustedPeer(JOINING_HOST, check.key_id, frozenset({check.mechanism}))
+        asked: list[Any] = []
+        verbs = Verbs()
+        verbs.add(HOST_JOIN, Any, lambda params, _: asked.append(params))
+        resource = WebSocketResource(reactor, JOIN_PATH)
+        listener = await listen_channel(
+            reactor,
+            resource,
+            Spake2PlusAuthenticator(MemorySharedKeys([check]), MemoryTrustStore([host])),
+            verbs=verbs,
+        )
+        self.addCleanup(listener.stopListening)
+        root, pkengine, agent = Resource(), Resource(), Resource()
+        root.putChild(b"pkengine", pkengine)
+        pkengine.putChild(b"agent", agent)
+        agent.putChild(b"join", resource)
+        options = Authority().issue([x509.IPAddress(ip_address("127.0.0.1"))])
+        port = await serve_https(self, Site(root), options=options)
+        text = await self.refusal(
+            self.join(code, url=f"https://127.0.0.1:{port}"), AuthenticationError
+        )
+        self.assertIn("does not accept this code", text)
+        self.assertEqual((asked, listener.channels), ([], set()))
+        await self.assert_nothing_happened()
+        await self.join(code)
+
+    async def test_a_relay_that_ends_tls_changes_nothing_and_gets_no_host(self) -> None:
+        relay = HostileProxy(int(self.url.rpartition(":")[2]), is_backend_tls=True)
+        port = await relay.start(self, KeyPair.generate("relay"))
+        invitation, code = await self.invite()
+        # It passes all of it on: the engine tells the host how its own server is known.
+        text = await self.refusal(self.join(code, url=f"https://127.0.0.1:{port}"), AgentError)
+        self.assertIn("cannot reach the engine", text)
+        self.assertIn("shows the key", text)
+        self.assertIn(self.engine_pin().encode(), relay.seen)
+        # It says instead how the relay is known.
+        relay.change = lambda _, data: data.replace(
+            self.engine_pin().encode(), str(Pin(bytes(32))).encode()
+        )
+        await self.refusal(self.join(code, url=f"https://127.0.0.1:{port}"), ChannelError)
+        await self.assert_nothing_happened()
+        self.assertEqual(self.engine.invitations.get(invitation.id).state, InvitationState.OPEN)
+
+    def engine_pin(self) -> str:
+        """Give the pin of the engine's HTTPS server."""
+        return str(self.engine.https_key_pair.pin)
 
 
 class UnreachableByTheLastingWay(JoiningTestCase):
