@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from operator import attrgetter
 
 from pkengine.engine.hosts.agent_relays import AgentRelays
+from pkengine.engine.rest.action_elements import ACTION, ActionResult
 from pkengine.engine.rest.call import Answer, Call, Route
-from pkengine.engine.rest.elements import ACTION, ActionResult
 from pkengine.engine.rest.schema import (
     GUID,
     LINE,

@@ -6,15 +6,12 @@ them, so they are accepted, and nothing is made of them.
 
 from __future__ import annotations
 
-import datetime
-import enum
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from pkengine import __version__
 from pkengine.engine.model import (
     HostConnection,
     HostKeySource,
@@ -36,12 +33,9 @@ from pkengine.engine.rest.schema import (
     Element,
     Enumerated,
     Field,
-    Integer,
     ListOf,
     ignored,
 )
-from pkengine.engine.users import User
-from pkengine.ssh import SshKeyKind
 
 
 def always(value: Any) -> Callable[[Any], Any]:
@@ -208,6 +202,19 @@ SSH = Element(
     ),
 )
 
+# How hosts connect.
+
+#: How the engine and a host's agent come together; an action has nothing to say of it.
+WAY_FIELDS = (
+    Field(
+        "connection",
+        Enumerated(HostConnection),
+        lambda source: getattr(source, "connection", None),
+        is_read=True,
+    ),
+    Field("mechanism", LINE, lambda source: getattr(source, "mechanism", None), is_read=True),
+)
+
 # Jobs, and what refers to hosts.
 
 HOST_REFERENCE = Element(
@@ -297,188 +304,5 @@ EVENT = Element(
             only("user", Field("user_name", LINE, attrgetter("user"))),
             lambda event: event if event.user else None,
         ),
-    ),
-)
-
-# Actions.
-
-
-class FenceType(enum.Enum):
-    """What to do about a host that is in trouble (oVirt's FenceType, and one more)."""
-
-    MANUAL = "manual"
-    RESTART = "restart"
-    START = "start"
-    STOP = "stop"
-    STATUS = "status"
-    RESTART_AGENT = "restart_agent"
-
-
-@dataclass(frozen=True, slots=True)
-class ActionResult:
-    """What an action answers.
-
-    Attributes:
-        power_status: ``on`` or ``unknown``, where fencing asked for it.
-    """
-
-    status: str = "complete"
-    job: Job | None = None
-    fault: Any = None
-    power_status: str | None = None
-
-
-#: How the engine and a host's agent come together; an action has nothing to say of it.
-WAY_FIELDS = (
-    Field(
-        "connection",
-        Enumerated(HostConnection),
-        lambda source: getattr(source, "connection", None),
-        is_read=True,
-    ),
-    Field("mechanism", LINE, lambda source: getattr(source, "mechanism", None), is_read=True),
-)
-
-ACTION = Element(
-    "action",
-    fields=(
-        Field("activate", BOOLEAN, is_read=True),
-        Field("reboot", BOOLEAN, is_read=True),
-        Field("reason", TEXT, is_read=True),
-        Field("root_password", SECRET, is_read=True),
-        Field("ssh", SSH, is_read=True),
-        Field("async", BOOLEAN, is_read=True),
-        Field("force", BOOLEAN, is_read=True),
-        Field("timeout", Integer(0, 10**6), is_read=True),
-        *WAY_FIELDS,
-        Field("cluster", CLUSTER_REFERENCE, is_read=True),
-        Field(
-            "host",
-            Element(
-                "host",
-                fields=(
-                    Field("ssh", SSH, is_read=True),
-                    Field("root_password", SECRET, is_read=True),
-                ),
-                is_open=True,
-            ),
-            is_read=True,
-        ),
-        Field("fence_type", Enumerated(FenceType), is_read=True),
-        Field("type", Enumerated(SshKeyKind), is_read=True),
-        Field(
-            "power_management",
-            only("power_management", Field("status", LINE, attrgetter("power_status"))),
-            lambda result: result if result.power_status else None,
-        ),
-        Field("status", LINE, attrgetter("status")),
-        Field("job", JOB_REFERENCE, attrgetter("job")),
-        Field("fault", FAULT, attrgetter("fault")),
-        *ignored(
-            "comment",
-            "correlation_id",
-            "deploy_hosted_engine",
-            "description",
-            "filter",
-            "follow",
-            "image",
-            "maintenance_after_restart",
-            "name",
-            "stop_gluster_service",
-            "undeploy_hosted_engine",
-        ),
-    ),
-)
-
-# The root of the API.
-
-
-@dataclass(frozen=True, slots=True)
-class ApiRoot:
-    """What the root tells."""
-
-    time: datetime.datetime
-    instance_id: uuid.UUID
-    user: User
-    hosts_total: int
-    hosts_active: int
-    users_total: int
-    users_active: int
-
-
-_USER_REFERENCE = Element(
-    "user",
-    id=attrgetter("id"),
-    href=lambda user: f"/users/{user.id}",
-    fields=(Field("user_name", LINE, attrgetter("name")),),
-)
-
-_SUMMARY_ITEM = Element(
-    "item",
-    fields=(
-        Field("active", INTEGER, lambda counts: counts[0]),
-        Field("total", INTEGER, lambda counts: counts[1]),
-    ),
-)
-
-API = Element(
-    "api",
-    href=always(""),
-    collections=(
-        "audit",
-        "clusters",
-        "datacenters",
-        "events",
-        "hosts",
-        "jobs",
-        "keychanges",
-        "knownhosts",
-        "roles",
-        "sshkeys",
-        "users",
-    ),
-    fields=(
-        Field(
-            "product_info",
-            Element(
-                "product_info",
-                fields=(
-                    Field("name", LINE, always("pkengine")),
-                    Field("vendor", LINE, always("pkengine")),
-                    Field("instance_id", GUID, attrgetter("instance_id")),
-                    Field("version", VERSION, always((4, 5, 0, 0, f"4.5.0-{__version__}"))),
-                ),
-            ),
-            itself,
-        ),
-        Field(
-            "special_objects",
-            Element("special_objects"),
-            itself,
-        ),
-        Field(
-            "summary",
-            Element(
-                "summary",
-                fields=(
-                    Field(
-                        "hosts",
-                        _SUMMARY_ITEM,
-                        lambda api: (api.hosts_active, api.hosts_total),
-                    ),
-                    Field("storage_domains", _SUMMARY_ITEM, always((0, 0))),
-                    Field(
-                        "users",
-                        _SUMMARY_ITEM,
-                        lambda api: (api.users_active, api.users_total),
-                    ),
-                    Field("vms", _SUMMARY_ITEM, always((0, 0))),
-                ),
-            ),
-            itself,
-        ),
-        Field("time", MOMENT, attrgetter("time")),
-        Field("authenticated_user", _USER_REFERENCE, attrgetter("user")),
-        Field("effective_user", _USER_REFERENCE, attrgetter("user")),
     ),
 )

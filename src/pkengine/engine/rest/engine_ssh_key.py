@@ -7,16 +7,9 @@ from operator import attrgetter
 
 from pkengine.engine.hosts.ssh_key_rotation import SshKeyRotation, SshKeyState
 from pkengine.engine.model import KeyRotationStatus
+from pkengine.engine.rest.action_elements import ACTION, ActionResult
 from pkengine.engine.rest.call import Answer, Call, Route
-from pkengine.engine.rest.elements import (
-    ACTION,
-    HOST_REFERENCE,
-    SSH_KEY,
-    ActionResult,
-    always,
-    itself,
-    text_of,
-)
+from pkengine.engine.rest.elements import HOST_REFERENCE, SSH_KEY, always, itself, text_of
 from pkengine.engine.rest.job_actions import JobActions
 from pkengine.engine.rest.schema import BOOLEAN, INTEGER, MOMENT, TEXT, Element, Enumerated, Field
 from pkengine.engine.users import Role

@@ -9,8 +9,8 @@ from pkengine.auth.shared_key import SHARED_KEY_MECHANISMS
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.model import Job, StepStatus, WayChoice
+from pkengine.engine.rest.action_elements import ACTION, ActionResult, FenceType
 from pkengine.engine.rest.call import Answer, Call, Route
-from pkengine.engine.rest.elements import ACTION, ActionResult, FenceType
 from pkengine.engine.rest.host_references import read_cluster_id, read_login, read_way
 from pkengine.engine.rest.job_actions import JobActions
 from pkengine.engine.rest.schema import Document, IncompleteParameters

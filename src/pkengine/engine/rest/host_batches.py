@@ -13,16 +13,9 @@ from pkengine.engine.clusters import Clusters
 from pkengine.engine.hosts.batch_request import BatchStart
 from pkengine.engine.hosts.batches import HostBatches
 from pkengine.engine.model import BatchRow, BatchStage, NewHost, RowJudgement, RowOutcome
+from pkengine.engine.rest.action_elements import ACTION, ActionResult
 from pkengine.engine.rest.call import Answer, Call, Route
-from pkengine.engine.rest.elements import (
-    ACTION,
-    HOST_REFERENCE,
-    JOB_REFERENCE,
-    SSH,
-    SSH_KEY,
-    ActionResult,
-    text_of,
-)
+from pkengine.engine.rest.elements import HOST_REFERENCE, JOB_REFERENCE, SSH, SSH_KEY, text_of
 from pkengine.engine.rest.host_elements import HOST
 from pkengine.engine.rest.host_references import read_cluster_id, read_login, read_new_host
 from pkengine.engine.rest.job_actions import JobActions

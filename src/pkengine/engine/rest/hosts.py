@@ -10,8 +10,8 @@ from pkengine.engine.hosts.registry import HOST_FIELDS
 from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.jobs import Jobs
 from pkengine.engine.model import DEFAULT_SSH_PORT, HostChange
+from pkengine.engine.rest.action_elements import ACTION, ActionResult
 from pkengine.engine.rest.call import LONGEST_WAIT_S, Answer, Call, Parameter, Route
-from pkengine.engine.rest.elements import ACTION, ActionResult
 from pkengine.engine.rest.host_elements import HOST
 from pkengine.engine.rest.host_references import (
     read_cluster_id,

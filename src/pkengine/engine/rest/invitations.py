@@ -15,8 +15,9 @@ from pkengine.engine.joining.invitations import (
     Invitations,
 )
 from pkengine.engine.model import Invitation, InvitationState
+from pkengine.engine.rest.action_elements import ACTION, ActionResult
 from pkengine.engine.rest.call import Answer, Call, Route
-from pkengine.engine.rest.elements import ACTION, ActionResult, text_of
+from pkengine.engine.rest.elements import text_of
 from pkengine.engine.rest.schema import (
     BOOLEAN,
     INTEGER,

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 from pkengine.engine.jobs import Jobs
 from pkengine.engine.model import Job, StepStatus
+from pkengine.engine.rest.action_elements import ACTION, ActionResult
 from pkengine.engine.rest.call import LONGEST_WAIT_S, Answer, Call
-from pkengine.engine.rest.elements import ACTION, ActionResult
 from pkengine.engine.rest.schema import Document
 from pkengine.errors import Conflict
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from operator import attrgetter
 
 from pkengine.engine.hosts.key_changes import KeyChanges
+from pkengine.engine.rest.action_elements import ACTION, ActionResult
 from pkengine.engine.rest.call import Answer, Call, Route
-from pkengine.engine.rest.elements import ACTION, HOST_REFERENCE, SSH_KEY, ActionResult, text_of
+from pkengine.engine.rest.elements import HOST_REFERENCE, SSH_KEY, text_of
 from pkengine.engine.rest.schema import (
     INTEGER,
     LINE,

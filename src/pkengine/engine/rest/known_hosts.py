@@ -8,8 +8,9 @@ from operator import attrgetter
 
 from pkengine.engine.hosts.known_keys import KnownKeys, TakenKey
 from pkengine.engine.model import HostKeySource, KeyStanding
+from pkengine.engine.rest.action_elements import ACTION, ActionResult
 from pkengine.engine.rest.call import Answer, Call, Route
-from pkengine.engine.rest.elements import ACTION, ActionResult, text_of
+from pkengine.engine.rest.elements import text_of
 from pkengine.engine.rest.schema import (
     BOOLEAN,
     LINE,

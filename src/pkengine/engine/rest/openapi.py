@@ -16,8 +16,9 @@ from klein import Klein
 from twisted.web.server import Request
 
 import pkengine
+from pkengine.engine.rest.action_elements import ACTION
 from pkengine.engine.rest.call import Parameter, Route
-from pkengine.engine.rest.elements import ACTION, FAULT
+from pkengine.engine.rest.elements import FAULT
 from pkengine.engine.rest.follow import Follower
 from pkengine.engine.rest.json_form import CONTENT_TYPE as JSON
 from pkengine.engine.rest.response import send_body

@@ -15,7 +15,8 @@ from twisted.logger import Logger
 from twisted.web.server import Request
 from zope.interface import implementer
 
-from pkengine.engine.rest.elements import ACTION, FAULT, ActionResult
+from pkengine.engine.rest.action_elements import ACTION, ActionResult
+from pkengine.engine.rest.elements import FAULT
 from pkengine.engine.rest.faults import Fault
 from pkengine.engine.rest.negotiation import XML, Form, accepts_gzip
 

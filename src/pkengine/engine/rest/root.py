@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from pkengine.engine.clock import utc_now
 from pkengine.engine.hosts.service import Hosts
 from pkengine.engine.rest.call import Answer, Call, Route
-from pkengine.engine.rest.elements import API, ApiRoot
+from pkengine.engine.rest.root_elements import API, ApiRoot
 from pkengine.engine.user_administration import UserAdministration
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from pkengine.engine.accounts import Accounts
 from pkengine.engine.events import EVENT_FIELDS, TRUST_DECISIONS, Events
+from pkengine.engine.rest.action_elements import ACTION, ActionResult
 from pkengine.engine.rest.call import Answer, Call, Route
-from pkengine.engine.rest.elements import ACTION, ActionResult
 from pkengine.engine.rest.schema import IncompleteParameters
 from pkengine.engine.rest.search import parse
 from pkengine.engine.rest.user_elements import (
