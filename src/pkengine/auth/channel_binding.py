@@ -15,6 +15,11 @@ BINDING_LENGTH = 32
 #: What is found out about the path by comparing: no proxy ends TLS, one does, or nobody knows.
 DIRECT, PROXIED, UNKNOWN = "direct", "proxied", "unknown"
 
+_REASONS = {
+    PROXIED: "TLS ends at a proxy between the two",
+    UNKNOWN: "one of the two sees no TLS below, or does not tell what it sees",
+}
+
 
 def require_direct_path(path: str, peer: str) -> None:
     """Refuse a path on which TLS is not known to go from end to end.
@@ -24,6 +29,5 @@ def require_direct_path(path: str, peer: str) -> None:
     """
     if path != DIRECT:
         raise AuthenticationError(
-            f"The TLS path to {peer} is {path}, and a direct one is required: "
-            "TLS ends at a proxy between the two."
+            f"The TLS path to {peer} is {path}, and a direct one is required: {_REASONS[path]}."
         )
