@@ -20,10 +20,7 @@ from pkengine.channel.verbs import (
     GET_STATS,
     GET_VERSION,
     KEYS_REMOVE,
-    Capabilities,
     HardwareInfo,
-    HostStats,
-    OperatingSystem,
 )
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.deployment.steps import StepReport
@@ -51,6 +48,7 @@ from pkengine.engine.store import Store
 from pkengine.errors import ChannelClosed, HostKeyMismatch
 from pkengine.keys import Pin, Secret, SshFingerprint, SshPublicKey
 from pkengine.ssh import HostKeyJudgement, HostKeyPolicy, SshTarget
+from tests.engine.hosts.agent_answers import CAPABILITIES, STATS
 from tests.engine.hosts.keys import host_trust
 from tests.engine.store.inline import InlineReactor, InlineThreads
 
@@ -65,41 +63,6 @@ AGENT_PIN = Pin(b"\x02" * 32)
 PASSWORD = "correct horse battery staple"
 ADMIN = Origin(user="admin@internal", address="192.0.2.9", correlation_id="c-1")
 EPOCH = 1_767_225_600.0
-
-CAPABILITIES = Capabilities(
-    uuid="7d5c1a5e-0000-4000-8000-000000000001",
-    hostname="h1",
-    operating_system=OperatingSystem("debian", "12"),
-    kernel_release="6.1",
-    architecture="x86_64",
-    cpu_model="CPU",
-    cpu_sockets=1,
-    cpu_cores=2,
-    cpu_threads=4,
-    cpu_speed=2000.0,
-    mem_size=4096,
-    selinux="disabled",
-    kdump_status="disabled",
-    boot_uuid="b",
-    python_version="3.11",
-    software_version="0.1",
-)
-STATS = HostStats(
-    cpu_user=1.0,
-    cpu_sys=1.0,
-    cpu_idle=98.0,
-    cpu_load=0.1,
-    mem_total=4096,
-    mem_available=4000,
-    mem_free=3000,
-    swap_total=0,
-    swap_free=0,
-    boot_time=0.0,
-    elapsed_time=1.0,
-    date_time=EPOCH,
-    disk_free=10**9,
-    network={},
-)
 
 
 class FakeSsh:

@@ -39,7 +39,8 @@ from pkengine.errors import (
 )
 from pkengine.keys import KeyPair, Pin
 from tests.channel.https import serve_https, url_of
-from tests.engine.hosts.fakes import ADMIN, CAPABILITIES, STATS
+from tests.engine.hosts.agent_answers import CAPABILITIES, STATS
+from tests.engine.hosts.fakes import ADMIN
 from tests.engine.hosts.keys import ADDED, host_trust, pinned
 from tests.engine.hosts.test_network import AGENT_KEY, ENGINE_KEY, HostsTestCase
 

@@ -10,7 +10,8 @@ from pkengine.engine.hosts.watch import Patience
 from pkengine.engine.model import Host, HostChange, HostStatus
 from pkengine.errors import AuthenticationError, CallRefused, CallTimeout, ChannelError
 from pkengine.keys import Pin
-from tests.engine.hosts.fakes import ADMIN, AGENT_PIN, STATS, HostsTestCase
+from tests.engine.hosts.agent_answers import STATS
+from tests.engine.hosts.fakes import ADMIN, AGENT_PIN, HostsTestCase
 
 
 class MonitorTests(HostsTestCase):

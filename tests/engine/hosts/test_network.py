@@ -50,7 +50,8 @@ from pkengine.engine.store import Store
 from pkengine.errors import AuthenticationError, ChannelError
 from pkengine.keys import KeyPair, Pin
 from pkengine.ssh import SshKeyRing
-from tests.engine.hosts.fakes import ADMIN, CAPABILITIES, STATS
+from tests.engine.hosts.agent_answers import CAPABILITIES, STATS
+from tests.engine.hosts.fakes import ADMIN
 from tests.engine.hosts.keys import host_trust, pinned
 from tests.ssh.openssh import USER, OpenSshServer, is_available
 

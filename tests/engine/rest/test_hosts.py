@@ -10,7 +10,8 @@ from twisted.trial.unittest import TestCase
 from pkengine.engine.model import HostKeySource, SshAuthenticationMethod
 from pkengine.errors import DeploymentError, HostKeyMismatch, SshAuthenticationFailed
 from pkengine.keys import SshFingerprint
-from tests.engine.rest.served import CAPABILITIES, HOST_KEY, Reply, ServedEngine
+from tests.engine.hosts.agent_answers import CAPABILITIES
+from tests.engine.rest.served import HOST_KEY, Reply, ServedEngine
 
 PASSWORD = "hunter2-of-the-host"
 

@@ -29,7 +29,8 @@ from pkengine.engine.store import hosts as queries
 from pkengine.engine.trusted_proxies import TrustedProxies
 from pkengine.errors import StoreError
 from pkengine.keys import KeyPair
-from tests.engine.rest.served import CAPABILITIES, HOST_KEY, ServedEngine
+from tests.engine.hosts.agent_answers import CAPABILITIES
+from tests.engine.rest.served import HOST_KEY, ServedEngine
 
 HERE = Path(__file__).parent
 
