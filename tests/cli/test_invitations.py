@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from pkengine.cli.host_invitations import url_for_hosts
 from pkengine.cli.join_prompt import completions
 from tests.cli.fake_engine import API, FakeEngine
-from tests.cli.running import Ended, pkengine
+from tests.cli.running import Command, Ended, environment, pkengine
 from tests.cli.test_commands import ID, event, host
 
 URL = "https://engine.example:8443"
@@ -128,6 +129,20 @@ class Urls(SynchronousTestCase):
             for name in ("localhost", "127.0.0.1", "[::1]"):
                 url = url_for_hosts(f"https://{name}:8443")
                 self.assertEqual(url, f"https://{told}:8443")
+
+
+class CompletionOnATerminal(TestCase):
+    async def test_the_tab_key_completes_the_words_of_the_code(self) -> None:
+        # The library that reads the line is used where both of the streams are a terminal.
+        program = "from pkengine.cli.join_prompt import ask_code; print(repr(ask_code()))"
+        dialogue = [("reads out? ", b"7 guit\t volca\t\n")]
+        command = Command(b"", dialogue)
+        python = (sys.executable, "-c", program)
+        reactor.spawnProcess(command, python[0], python, environment(TERM="dumb"), usePTY=True)
+        ended = await command.ended
+        self.assertEqual(ended.status, 0, ended.out)
+        self.assertIn("7 guitar volcano", ended.out)
+        self.assertNotIn("is none of the words", ended.out)
 
 
 class Completion(SynchronousTestCase):

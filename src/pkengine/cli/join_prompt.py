@@ -22,7 +22,8 @@ def ask_code() -> JoinCode:
     with _completing():
         while True:
             try:
-                return JoinCode.parse(ask("The code that the administrator reads out"))
+                typed = ask("The code that the administrator reads out", with_editing=True)
+                return JoinCode.parse(typed)
             except InvalidJoinCode as error:
                 tell(str(error))
 

@@ -58,14 +58,20 @@ def local_time(milliseconds: object) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
-def ask(question: str) -> str:
+def ask(question: str, *, with_editing: bool = False) -> str:
     """Ask a person for one line.
+
+    Args:
+        question: is printed on standard error, as all that is no outcome.
+        with_editing: print it on standard output where that is a terminal: Python reads
+            with the library that edits and completes lines only where both are one.
 
     Raises:
         CommandFailed: it was interrupted.
     """
+    err = not (with_editing and sys.stdout.isatty())
     with _interruptible():
-        answer: str = click.prompt(question, prompt_suffix="? ", err=True)
+        answer: str = click.prompt(question, prompt_suffix="? ", err=err)
     return answer
 
 
