@@ -121,6 +121,12 @@ class PublicKeyTests(unittest.TestCase):
             with self.assertRaises(InvalidKeyText):
                 SshPublicKey.parse(f"{key}{separator}{key}")
 
+    def test_of_a_private_key_nothing_is_repeated(self) -> None:
+        text = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEA\n"
+        with self.assertRaisesRegex(InvalidKeyText, "expected the public one") as caught:
+            SshPublicKey.parse(text)
+        self.assertNotIn("b3Bl", str(caught.exception))
+
     def test_a_long_text_is_cut_in_the_error(self) -> None:
         with self.assertRaises(InvalidKeyText) as caught:
             SshPublicKey.parse("x" * 100_000)

@@ -102,6 +102,12 @@ class SshPublicKey:
         Raises:
             InvalidKeyText: it is anything else, or the type named is not the key's.
         """
+        if "PRIVATE KEY-----" in text:
+            raise InvalidKeyText(
+                "This is a private key, which belongs on no command line and into no request: "
+                "expected the public one, which 'ssh-keygen' writes beside it with the ending "
+                "'.pub'."
+            )
         words = text.split(None, 2)
         try:
             if len(words) < 2 or len(text.strip().splitlines()) > 1:
