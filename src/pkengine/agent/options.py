@@ -11,6 +11,7 @@ from twisted.application.service import IService, MultiService
 from twisted.logger import Logger
 from twisted.python import usage
 
+import pkengine
 from pkengine.agent.state import default_directory
 from pkengine.errors import PkengineError
 from pkengine.extras import needs_extra
@@ -39,6 +40,20 @@ class Options(usage.Options):
             "Listen there only while an engine is accepted that this agent does not dial.",
         ],
     ]
+
+    def opt_version(self) -> None:
+        """Print the version and exit."""
+        print(f"pkagent {pkengine.__version__}")
+        sys.exit(0)
+
+    def postOptions(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            UsageError: it does.
+        """
+        if self["listen"] == "none" and self["listen-on-demand"]:
+            raise usage.UsageError("--listen-on-demand wants a port: --listen none has none")
 
 
 def makeService(options: Options) -> IService:

@@ -124,6 +124,15 @@ class Options(usage.Options):
         ["keep-jobs", None, 30, "The same for jobs that have ended.", _days],
     ]
 
+    def postOptions(self) -> None:
+        """Refuse what is about another option that is missing.
+
+        Raises:
+            UsageError: it is.
+        """
+        if self["agent-server"] is not None and self["agent-url"] is None:
+            raise usage.UsageError("--agent-server is about the server at --agent-url: give both")
+
     def opt_version(self) -> None:
         """Print the version and exit."""
         print(f"pkengine {pkengine.__version__}")
