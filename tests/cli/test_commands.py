@@ -452,6 +452,12 @@ class CommandTests(CommandTestCase):
             deleted = [asked for asked in self.engine.asked if asked.method == "DELETE"]
             self.assertEqual(deleted[-1].parameters, sent)
 
+    async def test_remove_cannot_go_to_a_host_that_is_not_to_be_asked(self) -> None:
+        ended = await self.run_command("host", "remove", "web", "--force", "--uninstall")
+        self.assertEqual(ended.status, 2)
+        self.assertIn("only one of --force and --uninstall", ended.err)
+        self.assertEqual(self.engine.asked, [])
+
     async def test_remove_deletes_the_host(self) -> None:
         self.engine.answers[f"DELETE /hosts/{ID}"] = (200, "")
         ended = await self.run_command("host", "remove", "web", "--force")

@@ -50,6 +50,14 @@ class PkagentTestCase(TestCase):
         return out.getvalue(), err.getvalue(), status
 
 
+class HelpTests(PkagentTestCase):
+    def test_the_help_of_join_shows_each_form_on_a_line_of_its_own(self) -> None:
+        out, _, status = self.pkagent("join", "--help")
+        self.assertEqual(status, 0)
+        self.assertIn("  pkagent join https://engine.example:8443\n", out)
+        self.assertNotIn("\\b", out)
+
+
 class InitTests(PkagentTestCase):
     def test_scripts_get_one_line_of_json(self) -> None:
         out, err, status = self.pkagent("init", "--json", "--engine", format_trust_line(ENGINE_1))

@@ -206,12 +206,12 @@ def deactivate(
 @json_option
 @click.pass_obj
 def remove(engine: EngineOptions, name: str, force: bool, uninstall: bool, as_json: bool) -> None:
-    """Forget a host; its key is trusted no longer.
+    """Forget a host, which has to be in maintenance; its key is trusted no longer.
 
     With --uninstall the engine logs in by its own SSH key; a host where that fails is kept.
-
-    The host has to be in maintenance.
     """
+    if force and uninstall:
+        raise click.UsageError("Give only one of --force and --uninstall: the second goes there.")
 
     async def work(client: RestClient) -> None:
         from pkengine.cli.hosts import find_host

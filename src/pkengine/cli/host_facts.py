@@ -65,4 +65,5 @@ def _way(ssh: Entity) -> str:
 
 
 def _mebibytes(octets: object) -> str:
-    return f"{int(str(octets)) // 1048576} MiB" if octets else ""
+    mebibytes = int(str(octets or 0)) // 1048576
+    return f"{mebibytes} MiB" if mebibytes else ""

@@ -104,7 +104,7 @@ def invitations(engine: EngineOptions, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("number", type=click.IntRange(min=1))
+@click.argument("number", type=int)
 @json_option
 @click.pass_obj
 def uninvite(engine: EngineOptions, number: int, as_json: bool) -> None:

@@ -117,7 +117,7 @@ def init(state: StateFolder, engines: list[TrustedPeer], dial: bool, as_json: bo
 @state_option
 @json_option
 def join(code: str | None, url: str | None, anew: bool, state: StateFolder, as_json: bool) -> None:
-    r"""Make this host known to the engine at URL by a code.
+    """Make this host known to the engine at URL by a code.
 
     An administrator makes the code with 'pkengine host invite' and reads it out. It is asked
     for where it is left out, which keeps it out of the shell's history and the list of
@@ -127,7 +127,7 @@ def join(code: str | None, url: str | None, anew: bool, state: StateFolder, as_j
     \b
     pkagent join https://engine.example:8443
     pkagent join 7-guitar-melon https://engine.example:8443
-    """
+    """  # noqa: D301 - click wants the character
     from pkengine.cli.pkagent_join import join
 
     join(state, code, url, anew, as_json)

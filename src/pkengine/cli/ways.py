@@ -68,7 +68,8 @@ def read_way(
         )
     if password_file and len(hosts) != 1:
         raise click.UsageError(
-            "A password is for one jump host only: let the engine's SSH key into all of them."
+            "Give --jump-password-file where there is one jump host: into several of them let the "
+            "engine's SSH key."
         )
     password = read_password(password_file) if password_file else None
     way = tuple(Jump(host, password=password) for host in hosts)

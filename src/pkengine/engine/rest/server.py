@@ -140,6 +140,7 @@ class HttpServer(server.Site):
         trusted_proxies: who is believed about where requests come from.
     """
 
+    noisy = False
     _log = Logger()
     protocol = DeadlineChannel  # type: ignore[assignment]  # HTTP/1.1 alone needs no wrapper
 
