@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,15 @@ from twisted.internet.defer import Deferred
 
 from pkengine.engine.events import EventCode
 from pkengine.engine.hosts.ssh_key_rotation import SshKeyRotation
-from pkengine.engine.model import Host, HostStatus, Job, KeyRotationStatus, Origin, StepStatus
+from pkengine.engine.model import (
+    Host,
+    HostSsh,
+    HostStatus,
+    Job,
+    KeyRotationStatus,
+    Origin,
+    StepStatus,
+)
 from pkengine.errors import Conflict, DeploymentError, SshError
 from pkengine.ssh import SshKeyKind, SshKeyRing
 from tests.engine.hosts.fakes import ADMIN, FakeSsh, HostsTestCase
@@ -112,6 +121,15 @@ class RunTests(RotationTestCase):
         (finished,) = self.sentences(EventCode.ENGINE_KEY_ROTATION_FINISHED)
         self.assertIn("All 2 hosts", finished)
         self.assertTrue(all(not connection.is_open for connection in self.access.connections))
+
+    def test_a_host_without_a_known_ssh_server_is_in_nobodys_way(self) -> None:
+        self.add("h1")
+        joined = self.add("h2")
+        bare = HostSsh(port=joined.ssh.port, user=joined.ssh.user)
+        self.now(self.registry.change(joined.id, lambda host: replace(host, ssh=bare)))
+        job = self.job(self.rotate())
+        self.assertEqual(StepStatus.FINISHED, job.status)
+        self.assertEqual(["Host h1"], [step.description for step in job.steps])
 
     def test_no_login_of_a_rotation_is_by_a_password(self) -> None:
         self.add("h1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, insert, select
+from sqlalchemy import Connection, and_, delete, insert, or_, select
 
 from pkengine.engine.model import HostKeyRotation, HostStatus, KeyRotationStatus
 from pkengine.engine.store.schema import hosts, key_rotations
@@ -14,6 +14,8 @@ from pkengine.keys import SshFingerprint
 
 def rotations(connection: Connection, fingerprint: SshFingerprint) -> list[HostKeyRotation]:
     """Tell of each host that was ever entered how far it is, by name.
+
+    One that joined by a code has no SSH key here: the engine's was never brought there.
 
     Args:
         connection: to the database.
@@ -32,6 +34,7 @@ def rotations(connection: Connection, fingerprint: SshFingerprint) -> list[HostK
         )
         .outerjoin(key_rotations, of_key)
         .where(hosts.c.status != HostStatus.PENDING_APPROVAL.value)
+        .where(or_(hosts.c.ssh_public_key.is_not(None), hosts.c.ssh_fingerprint.is_not(None)))
         .order_by(hosts.c.name)
     )
     return [_rotation(row) for row in connection.execute(statement)]
