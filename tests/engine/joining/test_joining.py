@@ -340,7 +340,7 @@ class Refusals(JoiningTestCase):
     async def test_an_agent_that_cannot_replace_itself_says_so(self) -> None:
         host = await self.joined()
         await self.connected(self.run_agent())
-        await self.engine.hosts.approve(host.id, SshLogin(), ADMIN)
+        await self.engine.hosts.admission.approve(host.id, SshLogin(), ADMIN)
         ended: Deferred[None] = Deferred()
         self.addCleanup(
             self.engine.jobs.subscribe(
