@@ -221,7 +221,7 @@ class JumpTests(CommandTestCase):
         for arguments, part in (
             (("--jump-fingerprint", JUMP), "Say with --jump"),
             (("--jump", "a,b", "--jump-fingerprint", JUMP), "once for each"),
-            (("--jump", "a,b", "--jump-password-file", "-"), "one jump host only"),
+            (("--jump", "a,b", "--jump-password-file", "-"), "where there is one jump host"),
             (("--jump", "a:b"), "malformed"),
             (("--jump", "a:99999"), "out of range"),
         ):
