@@ -101,7 +101,7 @@ class OwnUpgrade:
             return
         if note["bundle"] != self._bundle:
             if not self._record.is_watched():
-                reason = "The host restarted during the trial. The version that ran before runs."
+                reason = "the host restarted during the trial."
                 self._record.note(note["bundle"], GIVEN_UP, reason)
             return
         left_s = max(0.0, note["until"] - self._reactor.seconds()) + _GRACE_S

@@ -106,12 +106,13 @@ def _give_up(
     bundle: str,
     reason: str,
 ) -> None:
-    """Start again what ran before; note what became of it before that can be asked."""
+    """Start again what ran before; note why before that can be asked.
+
+    Whether it runs, it tells itself.  While the machine shuts down it cannot be started, and
+    comes up with the next start.
+    """
     stop_agent(service, prefix, state)
-    restored = "The version that ran before runs again."
-    record.note(bundle, GIVEN_UP, f"{reason} {restored}")
+    record.note(bundle, GIVEN_UP, reason)
     if not service.start_former():
         words = last_words(service.words())
-        sentence = f"{reason} What ran before does not start any more either: {words}"
-        record.note(bundle, GIVEN_UP, sentence)
-        raise StepFailed(sentence)
+        raise StepFailed(f"{reason} What ran before does not start any more either: {words}")

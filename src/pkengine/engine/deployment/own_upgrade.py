@@ -140,7 +140,7 @@ async def upgrade_itself(
 
 
 class _GivenUp(AgentError):
-    """The host has ended the trial; the version before runs there, or the text says why not."""
+    """The host has ended the trial, and the version before has said so."""
 
 
 async def _bring(channel: Channel, plan: OwnUpgradePlan, progress: Progress) -> None:
@@ -313,8 +313,5 @@ async def _refuse_if_given_up(channel: Channel, bundle: str) -> None:
         UPGRADE_STATUS, Nothing(), result_type=UpgradeStatus, timeout_s=_CALL_S
     )
     if (status.bundle, status.outcome) == (bundle, GIVEN_UP):
-        raise _GivenUp(_sentence(status.reason))
-
-
-def _sentence(reason: str) -> str:
-    return reason[:1].upper() + reason[1:]
+        reason = status.reason[:1].upper() + status.reason[1:]
+        raise _GivenUp(f"{reason} The version that ran before runs again.")
