@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from twisted.internet.defer import ensureDeferred
+
 from pkengine.engine.deployment import bundle, own_upgrade
 from pkengine.engine.deployment.bundle_contents import BundleContents
 from pkengine.engine.events import EventCode
@@ -15,12 +17,25 @@ from tests.integration.engine_case import ADMIN
 from tests.integration.test_dial_in_hosts import DialInTestCase
 from tests.integration.test_upgrade import CHANGED, DEAF
 
+#: As a package of a distribution would bring it.
+UNIT = """\
+[Service]
+Type=notify
+ExecStart=/usr/bin/python3 -I -S /opt/packaged/lib twistd --nodaemon --pidfile= \\
+    pkagent --state /var/lib/pkagent --listen none
+Restart=on-failure
+[Install]
+WantedBy=multi-user.target
+"""
+UNIT_PATH = "/etc/systemd/system/pkagent.service"
+
 
 class SystemdTests(DialInTestCase):
     async def setUp(self) -> None:
         # Archives of other versions are not for other tests.
         folder = Path(self.mktemp())
         self.patch(engine_case, "shared_bundles", lambda: folder)
+        self.collect_contents = bundle.collect_contents
         await super().setUp()
         self.real = await self.host("whole", init="systemd")
 
@@ -36,7 +51,7 @@ class SystemdTests(DialInTestCase):
 
     def let_the_engine_have_another_agent(self, addition: str) -> None:
         changed = Path(self.mktemp())
-        collect = bundle.collect_contents
+        collect = self.collect_contents
 
         def collect_changed() -> BundleContents:
             contents = collect()
@@ -59,7 +74,7 @@ class SystemdTests(DialInTestCase):
     async def test_one_version_takes_over_and_the_next_that_is_deaf_gives_way_again(self) -> None:
         added = await self.known_without_ssh()
         first, _ = await self.state_of_the_host()
-        unit = await self.real.run("cat /etc/systemd/system/pkagent.service")
+        unit = await self.real.run(f"cat {UNIT_PATH}")
 
         self.let_the_engine_have_another_agent("another = 1\n")
         job = await self.upgrade(added)
@@ -73,7 +88,7 @@ class SystemdTests(DialInTestCase):
         second, passing = await self.state_of_the_host()
         self.assertNotEqual(first, second)
         self.assertEqual("", passing)
-        self.assertEqual(unit, await self.real.run("cat /etc/systemd/system/pkagent.service"))
+        self.assertEqual(unit, await self.real.run(f"cat {UNIT_PATH}"))
         self.assertEqual("enabled\n", await self.real.run("systemctl is-enabled pkagent"))
         up = await self.until(added.id, HostStatus.UP)
         self.assertEqual((up.keys, up.update_available), (added.keys, False))
@@ -94,3 +109,42 @@ class SystemdTests(DialInTestCase):
         await self.until(added.id, HostStatus.UP)
         self.assertEqual("active\n", await self.real.run("systemctl is-active pkagent"))
         self.assertEqual("running\n", await self.real.run("systemctl is-system-running"))
+
+    async def test_packaged_agent_survives_a_reboot_in_a_trial_and_moves_to_its_own_folder(
+        self,
+    ) -> None:
+        added = await self.known_without_ssh()
+        missed = ensureDeferred(self.until(added.id, HostStatus.CONNECTING))
+        (self.real.root / UNIT_PATH.lstrip("/")).write_text(UNIT)
+        await self.real.run(
+            "cp -rL /opt/pkagent/current /opt/packaged; systemctl stop pkagent; "
+            "rm -r /opt/pkagent; systemctl daemon-reload; systemctl start pkagent"
+        )
+        await missed
+        await self.until(added.id, HostStatus.UP)
+
+        self.let_the_engine_have_another_agent(DEAF)
+        job = await self.engine.hosts.upgrades.upgrade(added.id, SshLogin(), ADMIN)
+        await self.job_until(job, lambda job: any(step.name == "verify" for step in job.steps))
+        await self.real.reboot()
+        job = await self.ended(job)
+        self.assertEqual(StepStatus.FAILED, job.status)
+        await self.assert_event(
+            EventCode.HOST_UPGRADE_FAILED, "The version that ran before runs again."
+        )
+        self.assertEqual(UNIT, await self.real.run(f"cat {UNIT_PATH}"))
+        self.assertIn("packaged", await self.real.run("systemctl show -p ExecStart pkagent"))
+        await self.until(added.id, HostStatus.UP)
+
+        self.let_the_engine_have_another_agent("another = 1\n")
+        job = await self.upgrade(added)
+        self.assertEqual(
+            job.status, StepStatus.FINISHED, await self.sentences(EventCode.HOST_UPGRADE_FAILED)
+        )
+        self.assertIn("/opt/pkagent/current", await self.real.run(f"cat {UNIT_PATH}"))
+        await self.until(added.id, HostStatus.UP)
+        missed = ensureDeferred(self.until(added.id, HostStatus.CONNECTING))
+        await self.real.run("systemctl restart pkagent")
+        await missed
+        up = await self.until(added.id, HostStatus.UP)
+        self.assertEqual(added.keys, up.keys)
