@@ -24,16 +24,21 @@ from pkengine.keys import KeyPair
 
 
 class Authority:
-    """A certificate authority, and certificates of it for 127.0.0.1 or other names."""
+    """A certificate authority, and certificates of it for 127.0.0.1 or other names.
 
-    def __init__(self) -> None:
+    Args:
+        name: what it is called.
+        issuer: who vouches for it; None for itself.
+    """
+
+    def __init__(self, name: str = "test authority", issuer: Authority | None = None) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test authority")])
-        self.certificate = self._sign(
+        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        self.certificate = (issuer or self)._sign(
             self._name,
             self._key.public_key(),
             [],
-            x509.BasicConstraints(ca=True, path_length=0),
+            x509.BasicConstraints(ca=True, path_length=1 if issuer is None else 0),
             valid_days=1,
         )
 
@@ -61,6 +66,21 @@ class Authority:
     def write(self, path: Path) -> None:
         """Write the authority's own certificate."""
         path.write_bytes(self.certificate.public_bytes(Encoding.PEM))
+
+    def revocation_list(self, *revoked: x509.Certificate, valid_days: int = 1) -> bytes:
+        """Give its list of the certificates that it takes back, as PEM; negative days are past."""
+        now = datetime.datetime.now(datetime.timezone.utc)
+        end = now + datetime.timedelta(days=valid_days)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._name)
+            .last_update(min(now, end) - datetime.timedelta(days=1))
+            .next_update(end)
+        )
+        for certificate in revoked:
+            entry = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number)
+            builder = builder.add_revoked_certificate(entry.revocation_date(now).build())
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
     def _sign(
         self,

@@ -30,10 +30,10 @@ NAME = "engine.example"
 class Handshakes(SynchronousTestCase):
     def setUp(self) -> None:
         self.authority = Authority()
-        path = Path(self.mktemp())
-        self.authority.write(path)
+        self.trusted = Path(self.mktemp())
+        self.authority.write(self.trusted)
         previous = os.environ.get("SSL_CERT_FILE")
-        os.environ["SSL_CERT_FILE"] = str(path)
+        os.environ["SSL_CERT_FILE"] = str(self.trusted)
         if previous is None:
             self.addCleanup(os.environ.pop, "SSL_CERT_FILE")
         else:
@@ -85,6 +85,49 @@ class Handshakes(SynchronousTestCase):
         not_ascii = b"\x30\x03\x82\x01\xff"  # GeneralNames with a dNSName (RFC 5280 §4.2.1.6)
         refusal = self.connect(CertifiedServer(NAME), self.authority.issue(not_ascii).getContext())
         self.assertIn(f"Judging the certificate of {NAME} failed", str(refusal))
+
+    def trust(self, *lists: bytes) -> None:
+        """Trust the authority, and what lists say about revoked certificates."""
+        self.authority.write(self.trusted)
+        with self.trusted.open("ab") as file:
+            file.write(b"".join(lists))
+
+    def test_a_certificate_that_its_authority_has_revoked_is_refused(self) -> None:
+        options = self.authority.issue([x509.DNSName(NAME)])
+        other = self.authority.issue([x509.DNSName(NAME)])
+        self.trust(self.authority.revocation_list(options.certificate))
+        self.assertEqual(
+            str(self.connect(CertifiedServer(NAME), options.getContext())),
+            f"The certificate of {NAME} was revoked.",
+        )
+        self.assertIsNone(self.connect(CertifiedServer(NAME), other.getContext()))
+
+    def test_an_issuer_that_was_revoked_vouches_for_nobody(self) -> None:
+        issuer = Authority("intermediate authority", self.authority)
+        context = issuer.issue([x509.DNSName(NAME)]).getContext()
+        context.add_extra_chain_cert(X509.from_cryptography(issuer.certificate))
+        self.assertIsNone(self.connect(CertifiedServer(NAME), context))
+        self.trust(self.authority.revocation_list(issuer.certificate), issuer.revocation_list())
+        self.assertEqual(
+            str(self.connect(CertifiedServer(NAME), context)),
+            f"The issuer's certificate of {NAME} was revoked.",
+        )
+        self.trust(self.authority.revocation_list(), issuer.revocation_list())
+        self.assertIsNone(self.connect(CertifiedServer(NAME), context))
+
+    def test_where_revocation_is_checked_a_list_that_is_missing_or_old_lets_nobody_in(
+        self,
+    ) -> None:
+        context = self.authority.issue([x509.DNSName(NAME)]).getContext()
+        self.trust(Authority("somebody else").revocation_list())
+        self.assertIn("none of its authority", str(self.connect(CertifiedServer(NAME), context)))
+        self.trust(self.authority.revocation_list(valid_days=-1))
+        self.assertIn("has expired", str(self.connect(CertifiedServer(NAME), context)))
+
+    def test_without_the_file_the_system_alone_says_who_is_trusted(self) -> None:
+        self.trusted.unlink()
+        context = self.authority.issue([x509.DNSName(NAME)]).getContext()
+        self.assertIn("not trusted here", str(self.connect(CertifiedServer(NAME), context)))
 
     def test_for_a_pin_the_issuers_behind_a_certificate_do_not_matter(self) -> None:
         unknown = Authority()

@@ -8,11 +8,13 @@ OpenSSL's verify callback, so that a server that is refused never finishes the h
 from __future__ import annotations
 
 import abc
+import os
+from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import Certificate
 from OpenSSL import SSL
-from OpenSSL.crypto import X509
+from OpenSSL.crypto import X509, X509StoreFlags
 from service_identity import CertificateError, VerificationError
 from service_identity.cryptography import extract_patterns
 from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
@@ -28,9 +30,12 @@ from pkengine.keys.pin import Pin
 #: OpenSSL's X509_V_ERR_… as parts of sentences; see X509_STORE_CTX_get_error(3).
 _UNTRUSTED = "comes from a certificate authority that is not trusted here: see SSL_CERT_FILE"
 _FINDINGS = {
+    3: "cannot be checked: SSL_CERT_FILE has lists of revoked certificates, and none of its "
+    "authority is among them",
     7: _UNTRUSTED,  # an authority of the same name is
     9: "is not valid yet: compare the clocks of both machines",
     10: "has expired",
+    12: "cannot be checked: the list of revoked certificates in SSL_CERT_FILE has expired",
     18: "is self-signed: pin its key, or have a certificate authority sign it",
     19: _UNTRUSTED,
     20: _UNTRUSTED,
@@ -123,7 +128,8 @@ class CertifiedServer(_Server):
     """Knows a server by a certificate for its name or address, from a trusted authority.
 
     Trusted are those of the system, or of the file that the environment variable
-    ``SSL_CERT_FILE`` names.
+    ``SSL_CERT_FILE`` names.  Where that file also has lists of revoked certificates (RFC 5280
+    §5, as PEM), each authority of a chain must have one that is valid, and is believed.
 
     Args:
         host: the server's name or address.
@@ -132,6 +138,11 @@ class CertifiedServer(_Server):
     def __init__(self, host: str) -> None:
         super().__init__(host)
         self._context.set_default_verify_paths()
+        if _has_revocation_lists():
+            flags = X509StoreFlags.CRL_CHECK | X509StoreFlags.CRL_CHECK_ALL
+            store = self._context.get_cert_store()
+            assert store is not None, "a new context has one"
+            store.set_flags(flags)
         ascii_name = host if self._is_address else host.encode("idna").decode("ascii")
         self._identity = IPAddress_ID(host) if self._is_address else DNS_ID(ascii_name)
 
@@ -147,3 +158,12 @@ class CertifiedServer(_Server):
         except (VerificationError, CertificateError):
             return f"The certificate of {self._host} is for another name."
         return None
+
+
+def _has_revocation_lists() -> bool:
+    """Tell whether the file of trusted authorities also says what was revoked."""
+    try:
+        trusted = Path(os.environ.get("SSL_CERT_FILE", "")).read_bytes()
+    except OSError:
+        return False  # then nobody is trusted who is not known to the system
+    return b"-----BEGIN X509 CRL-----" in trusted
