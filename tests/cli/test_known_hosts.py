@@ -217,6 +217,14 @@ class JumpTests(CommandTestCase):
         ended = await self.run_command("host", "update", "web")
         self.assertEqual(ended.status, 2)
 
+    async def test_update_says_whether_a_proxy_may_end_tls_on_the_way(self) -> None:
+        self.engine.answers[f"PUT /hosts/{host()['id']}"] = (200, host())
+        for option in ("--require-direct", "--no-require-direct"):
+            ended = await self.run_command("host", "update", "web", option)
+            self.assertEqual(ended.status, 0, ended.err)
+        said = [asked.body for asked in self.engine.asked if asked.method == "PUT"]
+        self.assertEqual(said, [{"require_direct": True}, {"require_direct": False}])
+
     async def test_what_does_not_go_together_is_refused_before_anything_is_asked(self) -> None:
         for arguments, part in (
             (("--jump-fingerprint", JUMP), "Say with --jump"),

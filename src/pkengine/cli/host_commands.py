@@ -240,6 +240,11 @@ def remove(engine: EngineOptions, name: str, force: bool, uninstall: bool, as_js
     metavar="[USER@]HOST[:PORT]",
     help="Reach it through this host, or several, with commas; 'none' goes directly.",
 )
+@click.option(
+    "--require-direct/--no-require-direct",
+    default=None,
+    help="Refuse its agent where a proxy ends TLS on the way, or do so no longer.",
+)
 @json_option
 @click.pass_obj
 def update(
@@ -251,11 +256,17 @@ def update(
     ssh_port: int | None,
     ssh_user: str | None,
     jump: str | None,
+    require_direct: bool | None,
     as_json: bool,
 ) -> None:
     """Change what the engine has stored about a host, without going there."""
     way = jump_way(jump, (), None)
-    named = {"name": new_name, "address": address, "comment": comment}
+    named = {
+        "name": new_name,
+        "address": address,
+        "comment": comment,
+        "require_direct": require_direct,
+    }
     body: Entity = {key: value for key, value in named.items() if value is not None}
     ssh: Entity = {} if ssh_port is None else {"port": ssh_port}
     if ssh_user is not None:
