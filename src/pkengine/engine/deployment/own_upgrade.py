@@ -45,6 +45,7 @@ from pkengine.engine.deployment.steps import Progress, Report
 from pkengine.engine.deployment.systemd_unit import systemd_unit
 from pkengine.errors import (
     AgentError,
+    AuthenticationError,
     CallRefused,
     ChannelError,
     Conflict,
@@ -81,6 +82,11 @@ class Channel(Protocol):
 
 #: Gives a channel to the agent that runs now; fails with a PkengineError where none comes.
 Connect = Callable[[], Awaitable[Channel]]
+
+
+#: What connecting to an agent gives that stops or starts at this moment; one that stops may
+#: close a connection whose handshake has begun.
+_ON_ITS_WAY = (ChannelError, AuthenticationError, Conflict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +209,7 @@ async def _await_former(
         except _GivenUp as restored:
             progress.finish()
             raise DeploymentError(failure.step, f"{failure.reason} {restored}") from restored
-        except (ChannelError, Conflict):
+        except _ON_ITS_WAY:
             pass  # it is on its way
         await deferLater(clock, _LOOK_EACH_S)
     sentence = "The version that ran before did not come back in time."
@@ -279,7 +285,7 @@ async def _returned(connect: Connect, plan: OwnUpgradePlan, clock: IReactorTime)
             channel = await connect()
             if await _has_come(channel, plan.bundle.hash):
                 return channel
-        except (ChannelError, Conflict):
+        except _ON_ITS_WAY:
             if clock.seconds() >= end:
                 raise
         if clock.seconds() >= end:
