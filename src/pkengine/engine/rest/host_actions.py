@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pkengine.auth.shared_key import SHARED_KEY_MECHANISMS
 from pkengine.engine.clusters import Clusters
 from pkengine.engine.hosts.service import Hosts
-from pkengine.engine.model import Job, StepStatus, WayChoice
+from pkengine.engine.model import HostStatus, Job, StepStatus, WayChoice
 from pkengine.engine.rest.action_elements import ACTION, ActionResult, FenceType
 from pkengine.engine.rest.call import Answer, Call, Route
 from pkengine.engine.rest.host_references import read_cluster_id, read_login, read_way
@@ -154,9 +154,13 @@ class HostActions:
         return await self._actions.done(call, document, job, self._detail)
 
     async def _detail(self, job: Job) -> str:
+        """Say why a job failed: as the host tells it, else by the step that did not work."""
         failed = next(
             (step.description for step in job.steps if step.status is StepStatus.FAILED), ""
         )
-        if failed or job.host_id is None:
+        if job.host_id is None:
             return failed
-        return (await self._hosts.get(job.host_id)).status_detail
+        host = await self._hosts.get(job.host_id)
+        if host.status is HostStatus.INSTALL_FAILED:
+            return host.status_detail
+        return failed or host.status_detail
