@@ -360,10 +360,10 @@ class ServedEngine:
         self.authorization = ""
 
     @classmethod
-    async def start(cls, test: TestCase) -> ServedEngine:
+    async def start(cls, test: TestCase, url: str = "") -> ServedEngine:
         clock = Clock()
         clock.advance(1_750_000_000)
-        url = f"sqlite:///{test.mktemp()}"
+        url = url or f"sqlite:///{test.mktemp()}"
         store = await Store.open(InlineReactor(), url, threads=InlineThreads())
         test.addCleanup(lambda: Deferred.fromCoroutine(store.close()))
         engine = cls(test, store, clock)

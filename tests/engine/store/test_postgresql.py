@@ -13,7 +13,6 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
-from pkengine.engine.store import Store
 from tests.engine.engine_process import EngineProcess
 from tests.engine.rest import served
 from tests.engine.store import postgresql, test_database, test_search
@@ -51,13 +50,7 @@ class ApiTests(TestCase):
     skip = postgresql.SKIP
 
     async def setUp(self) -> None:
-        open_store = Store.open
-
-        async def open_elsewhere(reactor: Any, url: str, *, threads: Any) -> Store:
-            return await open_store(reactor, postgresql.new_database(self), threads=threads)
-
-        self.patch(Store, "open", open_elsewhere)
-        self.engine = await served.ServedEngine.start(self)
+        self.engine = await served.ServedEngine.start(self, postgresql.new_database(self))
 
     async def test_host_lives_and_is_found(self) -> None:
         host_id = await self.engine.add_host_that_is_up("web1")
